@@ -1,0 +1,3 @@
+#define FAIRLEAD_ISA avx2
+#define FAIRLEAD_WIDTH 8
+#include "gae_rows.inl"

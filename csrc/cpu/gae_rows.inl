@@ -1,0 +1,183 @@
+// The CPU kernel, compiled once for each instruction set: the including file defines
+// FAIRLEAD_ISA (a namespace) and FAIRLEAD_WIDTH (4, 8 or 16 lanes), CMake gives it the flags.
+// Only <cstring> comes from outside, and everything else is in an unnamed namespace: an inline
+// function compiled here for AVX-512 must never be the one the linker keeps for the whole module.
+//
+// The recursion runs backwards in time, so a row alone is one long dependency chain. WIDTH rows go
+// side by side: a WIDTH x WIDTH tile of deltas is formed along the rows, transposed in registers,
+// run through the recursion with one row a lane, and transposed back. The operations and their
+// order are those of the torch loop, and contraction to FMA is off, so the bits are the same too.
+#include <cstring>
+
+#include "fairlead/gae.h"
+
+namespace fairlead::FAIRLEAD_ISA {
+namespace {
+
+constexpr int kWidth = FAIRLEAD_WIDTH;
+typedef float Floats __attribute__((vector_size(4 * FAIRLEAD_WIDTH)));
+typedef std::int32_t Ints __attribute__((vector_size(4 * FAIRLEAD_WIDTH)));
+
+#if FAIRLEAD_WIDTH == 16
+#define FAIRLEAD_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define FAIRLEAD_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif FAIRLEAD_WIDTH == 8
+#define FAIRLEAD_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define FAIRLEAD_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+#define FAIRLEAD_LOW 0, 4, 1, 5
+#define FAIRLEAD_HIGH 2, 6, 3, 7
+constexpr Ints kLanes = {0, 1, 2, 3};
+#endif
+
+#ifdef __clang__
+inline Floats interleave_low(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, FAIRLEAD_LOW);
+}
+inline Floats interleave_high(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, FAIRLEAD_HIGH);
+}
+#else
+inline Floats interleave_low(Floats a, Floats b) {
+    return __builtin_shuffle(a, b, Ints{FAIRLEAD_LOW});
+}
+inline Floats interleave_high(Floats a, Floats b) {
+    return __builtin_shuffle(a, b, Ints{FAIRLEAD_HIGH});
+}
+#endif
+#undef FAIRLEAD_LOW
+#undef FAIRLEAD_HIGH
+
+#define FAIRLEAD_UNROLL _Pragma("GCC unroll 16")
+
+inline void shuffle(const Floats (&from)[kWidth], Floats (&to)[kWidth]) {
+    FAIRLEAD_UNROLL for (int i = 0; i < kWidth / 2; ++i) {
+        to[2 * i] = interleave_low(from[i], from[i + kWidth / 2]);
+        to[2 * i + 1] = interleave_high(from[i], from[i + kWidth / 2]);
+    }
+}
+
+// log2(WIDTH) perfect shuffles of the rows are a transposition. Written out and not as a loop over
+// stages, so that the tile stays in registers.
+inline void transpose(Floats (&tile)[kWidth]) {
+    Floats other[kWidth];
+    shuffle(tile, other);
+    shuffle(other, tile);
+#if FAIRLEAD_WIDTH == 16
+    shuffle(tile, other);
+    shuffle(other, tile);
+#elif FAIRLEAD_WIDTH == 8
+    shuffle(tile, other);
+    FAIRLEAD_UNROLL for (int i = 0; i < kWidth; ++i) tile[i] = other[i];
+#endif
+}
+
+// The first `count` floats at `source`, zeros after them; nothing past them is read.
+inline Floats load(const float* source, std::int64_t count) {
+    Floats result = {};
+    if (count >= kWidth) {
+        std::memcpy(&result, source, sizeof(Floats));
+    } else if (count > 0) {
+        std::memcpy(&result, source, sizeof(float) * static_cast<std::size_t>(count));
+    }
+    return result;
+}
+
+inline void store(float* target, Floats value, std::int64_t count) {
+    if (count >= kWidth) {
+        std::memcpy(target, &value, sizeof(Floats));
+    } else if (count > 0) {
+        std::memcpy(target, &value, sizeof(float) * static_cast<std::size_t>(count));
+    }
+}
+
+// The mask is a prefix of the row: its length is where the first zero byte stands.
+inline std::int64_t prefix_length(const std::uint8_t* mask, std::int64_t cols) {
+    const void* end = std::memchr(mask, 0, static_cast<std::size_t>(cols));
+    return end == nullptr ? cols : static_cast<const std::uint8_t*>(end) - mask;
+}
+
+// A block of up to WIDTH rows.
+struct Block {
+    std::int64_t first;  // Offset of its first row.
+    int rows;
+    std::int64_t lengths[kWidth];
+};
+
+// One tile of WIDTH positions from `start`. `Whole`: every row of the block is there and goes on
+// past the tile, so that nothing needs a bound; most tiles are such.
+template <bool Whole>
+inline void gae_tile(const GaeArguments& a, const Block& block, std::int64_t start,
+                     Floats& running) {
+    const int rows = Whole ? kWidth : block.rows;
+    Floats tile[kWidth] = {};
+    Floats values[kWidth] = {};
+    for (int i = 0; i < rows; ++i) {
+        const std::int64_t at = block.first + i * a.cols + start;
+        // Loads stop at the row's length, so lanes past it hold zeros whatever memory holds.
+        const std::int64_t count = Whole ? kWidth + 1 : block.lengths[i] - start;
+        values[i] = load(a.values + at, count);
+        const Floats next = load(a.values + at + 1, count - 1);
+        tile[i] = load(a.rewards + at, count) + a.gamma * next - values[i];
+    }
+    transpose(tile);
+    FAIRLEAD_UNROLL for (int t = kWidth - 1; t >= 0; --t) {
+        running = tile[t] + a.gamma_lambda * running;
+        tile[t] = running;
+    }
+    transpose(tile);
+    for (int i = 0; i < rows; ++i) {
+        const std::int64_t at = block.first + i * a.cols + start;
+        Floats advantages = tile[i];
+        if (!Whole) {
+            const std::int64_t count = block.lengths[i] - start;
+            const Ints inside = kLanes < static_cast<std::int32_t>(count < kWidth ? count : kWidth);
+            advantages = (Floats)((Ints)advantages & inside);
+        }
+        const std::int64_t room = Whole ? kWidth : a.cols - start;
+        store(a.advantages + at, advantages, room);
+        store(a.returns + at, advantages + values[i], room);
+    }
+}
+
+void gae_block(const GaeArguments& a, std::int64_t first_row, int rows) {
+    Block block = {first_row * a.cols, rows, {}};
+    std::int64_t longest = 0;
+    std::int64_t shortest = rows == kWidth ? a.cols : 0;
+    for (int i = 0; i < rows; ++i) {
+        const std::int64_t length = prefix_length(a.mask + block.first + i * a.cols, a.cols);
+        block.lengths[i] = length;
+        longest = length > longest ? length : longest;
+        shortest = length < shortest ? length : shortest;
+    }
+    const std::int64_t covered = (longest + kWidth - 1) / kWidth * kWidth;
+    if (covered < a.cols) {
+        const auto tail = sizeof(float) * static_cast<std::size_t>(a.cols - covered);
+        for (int i = 0; i < rows; ++i) {
+            const std::int64_t at = block.first + i * a.cols + covered;
+            std::memset(a.advantages + at, 0, tail);
+            std::memset(a.returns + at, 0, tail);
+        }
+    }
+    Floats running = {};
+    for (std::int64_t start = covered - kWidth; start >= 0; start -= kWidth) {
+        if (start + kWidth < shortest) {
+            gae_tile<true>(a, block, start, running);
+        } else {
+            gae_tile<false>(a, block, start, running);
+        }
+    }
+}
+
+}  // namespace
+
+void gae(const GaeArguments& arguments) {
+    for (std::int64_t row = 0; row < arguments.rows; row += kWidth) {
+        const std::int64_t left = arguments.rows - row;
+        gae_block(arguments, row, static_cast<int>(left < kWidth ? left : kWidth));
+    }
+}
+
+}  // namespace fairlead::FAIRLEAD_ISA

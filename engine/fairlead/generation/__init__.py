@@ -1,0 +1,61 @@
+"""Rollout backends: who turns prompts into responses, behind one small seam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A batch of prompts and how to continue them.
+
+    Attributes:
+        prompts: Token ids of each prompt; at least one token each.
+        sequence_ids: For each prompt the number its random draws are keyed by, so that they
+            do not depend on batch slot or batch size (fidelity item 14).
+        max_new_tokens: Longest response, the stop token included.
+        stop_token_ids: Any of them ends a response and is part of it; may be empty.
+        temperature: Divides the logits; 0 is greedy.
+        seed: With ``iteration``, ``sequence_ids`` and the position it keys every draw.
+        iteration: The rollout iteration.
+        token_budget: Most tokens of a batch, padding included.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    sequence_ids: Sequence[int]
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    temperature: float
+    seed: int
+    iteration: int
+    token_budget: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One response.
+
+    Attributes:
+        tokens: ``[n]`` int64, n >= 1, the stop token included.
+        logprobs: ``[n]`` float32, under the distribution they were drawn from.
+        finish: ``stop`` or ``length``.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+    finish: Literal["stop", "length"]
+
+
+class RolloutBackend(Protocol):
+    """``Backend(config)``."""
+
+    def generate(self, model: nn.Module, request: GenerationRequest) -> list[Generated]:
+        """Return one response to each prompt, in the prompts' order."""
+        ...
+
+
+__all__ = ["Generated", "GenerationRequest", "RolloutBackend"]

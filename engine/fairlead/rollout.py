@@ -1,0 +1,374 @@
+"""The rollout: what an RL step is computed from, and how it is collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fairlead.components import Reward, RewardBatch
+from fairlead.config import Config, RolloutBackendSpec
+from fairlead.data import microbatches, pad
+from fairlead.generation import Generated, GenerationRequest, RolloutBackend
+from fairlead.models import predicting_positions, target_logits, target_logprobs
+from fairlead.records import Prompt
+from fairlead.scalar import ScalarModel
+from fairlead.strategy import Strategy
+
+
+class Replace(Config):
+    """Give every truncated response this score."""
+
+    replace: float
+
+
+class Subtract(Config):
+    """Take this from every truncated response's score."""
+
+    subtract: float = Field(ge=0)
+
+
+class RolloutSettings(Config):
+    """How rollouts are made.
+
+    There is no top-p or top-k: a policy trained on truncated samples with untruncated
+    log-probs is trained on another distribution than it draws from (fidelity item 10).
+
+    Attributes:
+        backend: Who generates.
+        max_prompt_tokens: Prompts longer than this are left out.
+        max_new_tokens: Longest response, its stop token included.
+        temperature: Divides the logits of policy, old policy and reference alike.
+        stop_tokens: Tokens that end a response; None: the tokenizer's end-of-sequence token;
+            an empty list: only the length limit.
+        truncation: What becomes of the score of a response that the length limit cut:
+            ``none`` (it stays), ``{replace: X}`` (lm-human-preferences: -1) or
+            ``{subtract: X}`` (TRL).
+        token_budget: Most tokens of a forward pass, padding included.
+    """
+
+    backend: RolloutBackendSpec = "hf"  # type: ignore[assignment]
+    max_prompt_tokens: int = Field(default=1000, ge=1)
+    max_new_tokens: int = Field(default=1000, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    stop_tokens: list[str] | None = None
+    truncation: Literal["none"] | Replace | Subtract = "none"
+    token_budget: int = Field(default=16384, ge=1)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B sequences, each a prompt, a response and padding on the right.
+
+    B is the number of prompts times the samples of each, side by side. T is the longest
+    response. Log-probs, values and masks are aligned with the response: column t belongs
+    to response token t, and ``values[:, t]`` is the value of the state before it.
+
+    Attributes:
+        tokens: ``[B, S]`` int64.
+        prompt_lengths: ``[B]`` int64, tokens.
+        response_lengths: ``[B]`` int64, tokens, the stop token included.
+        response_mask: ``[B, T]`` bool, True at response tokens.
+        logprobs: ``[B, T]`` float32, of the policy that is about to be trained, nats.
+        entropy: ``[B, T]`` float32, of its next-token distribution, nats.
+        sampler_logprobs: ``[B, T]`` float32, as the rollout backend drew them.
+        ref_logprobs: ``[B, T]`` float32 of the reference, or zeros where none is needed.
+        values: ``[B, T]`` float32 of the value model, or zeros where none is needed.
+        scores: ``[B]`` float32, one for each response.
+        ended: ``[B]`` bool, True where a stop token ended the response.
+        policy_version: Rollout iterations the generating policy had been trained for.
+        samples_per_prompt: Responses to each prompt.
+        prompts: The prompt records, B of them.
+        responses: The responses as text, B of them.
+        score_parts: Scores by the name of the reward, ``[B]`` each.
+        token_scores: ``[B, T]`` float32 process rewards, or None.
+        kl_full: ``[B, T]`` float32 KL over the whole vocabulary, or None.
+    """
+
+    tokens: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+    response_mask: Tensor
+    logprobs: Tensor
+    entropy: Tensor
+    sampler_logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    scores: Tensor
+    ended: Tensor
+    policy_version: int
+    samples_per_prompt: int = 1
+    prompts: Sequence[Prompt] = ()
+    responses: Sequence[str] = ()
+    score_parts: dict[str, Tensor] = field(default_factory=dict)
+    token_scores: Tensor | None = None
+    kl_full: Tensor | None = None
+
+    def replace(self, **changes: Any) -> Rollout:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def targets(self) -> Tensor:
+        """``[B, S]`` bool, True at response tokens, aligned with ``tokens``."""
+        return response_targets(self.tokens, self.prompt_lengths, self.response_lengths)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Prompt and response tokens of each sequence."""
+        total: list[int] = (self.prompt_lengths + self.response_lengths).tolist()
+        return total
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What an algorithm makes of a rollout.
+
+    Attributes:
+        rewards: ``[B, T]`` float32, per token.
+        advantages: ``[B, T]`` float32, zero outside the response.
+        returns: ``[B, T]`` float32, what the values are trained towards.
+        metrics: For the log.
+    """
+
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The models and services a rollout is collected with.
+
+    Attributes:
+        policy: The model being trained; in evaluation mode (fidelity item 12).
+        reference: The KL reference, or None.
+        value: The value model, or None.
+        reward: What scores responses.
+        backend: What generates them.
+        tokenizer: The policy's.
+        stop_token_ids: What ends a response.
+        strategy: Where the models are.
+    """
+
+    policy: nn.Module
+    reference: nn.Module | None
+    value: ScalarModel | None
+    reward: Reward
+    backend: RolloutBackend
+    tokenizer: Any
+    stop_token_ids: tuple[int, ...]
+    strategy: Strategy
+
+
+@torch.no_grad()
+def collect(
+    actors: Actors,
+    prompts: Sequence[tuple[Prompt, Sequence[int]]],
+    settings: RolloutSettings,
+    *,
+    seed: int,
+    iteration: int,
+    policy_version: int,
+    samples_per_prompt: int = 1,
+    full_kl: bool = False,
+) -> Rollout:
+    """Collect one rollout: generate, log-probs, reference, values, scores.
+
+    Args:
+        actors: Who does it.
+        prompts: Records with their ids.
+        settings: Lengths, temperature and the rule for truncated responses.
+        seed: Keys the sampler, with ``iteration``.
+        iteration: The rollout iteration.
+        policy_version: Kept with the rollout.
+        samples_per_prompt: Responses to each prompt.
+        full_kl: Also form the full-vocabulary KL to the reference.
+    """
+    device = actors.strategy.device
+    repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
+
+    # 1. Generate.
+    request = GenerationRequest(
+        prompts=[ids for _, ids in repeated],
+        sequence_ids=range(len(repeated)),
+        max_new_tokens=settings.max_new_tokens,
+        stop_token_ids=actors.stop_token_ids,
+        temperature=settings.temperature,
+        seed=seed,
+        iteration=iteration,
+        token_budget=settings.token_budget,
+    )
+    with actors.strategy.autocast():
+        generated = actors.backend.generate(actors.policy, request)
+    answers = [g.tokens.tolist() for g in generated]
+    tokens = pad([[*ids, *a] for (_, ids), a in zip(repeated, answers, strict=True)])
+    prompt_lengths = torch.tensor([len(ids) for _, ids in repeated])
+    response_lengths = torch.tensor([len(g.tokens) for g in generated])
+    tokens, prompt_lengths, response_lengths = (
+        tensor.to(device) for tensor in (tokens, prompt_lengths, response_lengths)
+    )
+    mask = length_mask(response_lengths)
+    scorer = _Scorer(tokens, prompt_lengths, response_lengths, mask, settings, actors.strategy)
+
+    # 2. Log-probs of the policy, by the forward pass it is trained with.
+    logprobs, entropy = scorer.logprobs(actors.policy)
+    # 3. Log-probs of the reference, at the same temperature.
+    zeros = torch.zeros_like(logprobs)
+    ref_logprobs = scorer.logprobs(actors.reference)[0] if actors.reference else zeros
+    kl_full = scorer.kl_full(actors.policy, actors.reference) if full_kl else None
+    # 4. Values of the state before each response token.
+    values = scorer.values(actors.value) if actors.value else zeros
+    # 5. Scores of the sampled ids.
+    texts = actors.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    records = [record for record, _ in repeated]
+    scored = actors.reward.score(
+        RewardBatch(tokens, prompt_lengths, response_lengths, records, texts)
+    )
+    ended = torch.tensor([g.finish == "stop" for g in generated], device=device)
+    return Rollout(
+        tokens=tokens,
+        prompt_lengths=prompt_lengths,
+        response_lengths=response_lengths,
+        response_mask=mask,
+        logprobs=logprobs,
+        entropy=entropy,
+        sampler_logprobs=_aligned(generated, mask),
+        ref_logprobs=ref_logprobs,
+        values=values,
+        scores=truncation_rule(scored.total.to(device), ended, settings),
+        ended=ended,
+        policy_version=policy_version,
+        samples_per_prompt=samples_per_prompt,
+        prompts=records,
+        responses=texts,
+        score_parts={name: part.to(device) for name, part in scored.parts.items()},
+        kl_full=kl_full,
+    )
+
+
+def truncation_rule(scores: Tensor, ended: Tensor, settings: RolloutSettings) -> Tensor:
+    """Apply the rule for responses that the length limit cut (fidelity item 11)."""
+    match settings.truncation:
+        case Replace(replace=value):
+            return torch.where(ended, scores, value)
+        case Subtract(subtract=penalty):
+            return torch.where(ended, scores, scores - penalty)
+        case _:
+            return scores
+
+
+def length_mask(lengths: Tensor) -> Tensor:
+    """Return ``[B, max(lengths)]`` bool, True below each length."""
+    width = int(lengths.max()) if len(lengths) else 0
+    return torch.arange(width, device=lengths.device)[None] < lengths[:, None]
+
+
+def response_targets(tokens: Tensor, prompt_lengths: Tensor, response_lengths: Tensor) -> Tensor:
+    """Return ``[B, S]`` bool, True at response tokens."""
+    position = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    begin = prompt_lengths[:, None]
+    return (position >= begin) & (position < begin + response_lengths[:, None])
+
+
+def scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Lay ``[N]`` values, in row order, into a zero ``[B, T]`` where the mask is True."""
+    laid = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    laid[mask] = values
+    return laid
+
+
+def _aligned(generated: Sequence[Generated], mask: Tensor) -> Tensor:
+    flat = torch.cat([g.logprobs for g in generated]) if generated else torch.zeros(0)
+    return scatter(flat.to(mask.device), mask)
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Runs models over a rollout's sequences, microbatch by microbatch."""
+
+    tokens: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+    mask: Tensor
+    settings: RolloutSettings
+    strategy: Strategy
+
+    def logprobs(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return log-probs and entropy, ``[B, T]`` each."""
+
+        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            return target_logprobs(model, tokens, targets, self.settings.temperature)
+
+        logprobs, entropy = self._map(forward, 2)
+        return logprobs, entropy
+
+    def values(self, model: ScalarModel) -> Tensor:
+        """Return the value of the state before each response token, ``[B, T]``."""
+
+        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            return (values_before(model, tokens, targets),)
+
+        return self._map(forward, 1)[0]
+
+    def kl_full(self, policy: nn.Module, reference: nn.Module | None) -> Tensor:
+        """Return KL(policy || reference) over the vocabulary at each token, ``[B, T]``."""
+        if reference is None:
+            raise ValueError("the full-vocabulary KL needs a reference model")
+
+        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            temperature = self.settings.temperature
+            mine = target_logits(policy, tokens, targets).float() / temperature
+            theirs = target_logits(reference, tokens, targets).float() / temperature
+            chunks = zip(mine.split(1024), theirs.split(1024), strict=True)
+            return (torch.cat([_kl(p.log_softmax(-1), q.log_softmax(-1)) for p, q in chunks]),)
+
+        return self._map(forward, 1)[0]
+
+    def _map(
+        self, forward: Callable[[Tensor, Tensor], tuple[Tensor, ...]], outputs: int
+    ) -> list[Tensor]:
+        results = [
+            torch.zeros(self.mask.shape, dtype=torch.float32, device=self.mask.device)
+            for _ in range(outputs)
+        ]
+        for rows, tokens, targets in self._batches():
+            with self.strategy.autocast():
+                found = forward(tokens, targets)
+            for result, values in zip(results, found, strict=True):
+                result[rows] = scatter(values.float(), self.mask[rows])
+        return results
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        lengths = self.prompt_lengths + self.response_lengths
+        for group in microbatches(lengths.tolist(), self.settings.token_budget):
+            rows = torch.tensor(group, device=self.tokens.device)
+            tokens = self.tokens[rows, : int(lengths[rows].max())]
+            yield (
+                rows,
+                tokens,
+                response_targets(tokens, self.prompt_lengths[rows], self.response_lengths[rows]),
+            )
+
+
+def values_before(model: ScalarModel, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Return the value of the state before each target token, ``[N]`` in row order.
+
+    That state ends at the position before the token (fidelity item 28).
+    """
+    values: Tensor = model(tokens, predicting_positions(targets))
+    return values
+
+
+def _kl(logp: Tensor, logq: Tensor) -> Tensor:
+    # A token excluded by both has p = 0 and contributes nothing; 0 * (-inf + inf) would not.
+    difference = torch.where(logp.isneginf(), 0.0, logp - logq)
+    return (logp.exp() * difference).sum(-1)

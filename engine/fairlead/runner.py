@@ -1,0 +1,249 @@
+"""Running a pipeline: its stages in order, its manifest, and what a resume skips."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from fairlead.checkpoint import CheckpointStore, write_atomically
+from fairlead.config import RunConfig, Spec
+from fairlead.errors import ConfigError, Stopped, did_you_mean, listing
+from fairlead.kernels import install_kernels
+from fairlead.plugins import Plugins
+from fairlead.session import StopSignal
+from fairlead.stages import STAGE_FILE, Preview, StageContext, read_stage, stage_finished
+from fairlead.strategy import SingleDevice
+from fairlead.ui import Display
+from fairlead.version import __version__
+
+MANIFEST = "run.json"
+
+
+def run(
+    config: RunConfig,
+    plugins: Plugins,
+    root: Path,
+    *,
+    resume: bool = False,
+    only: Sequence[str] | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Run stages into one output directory.
+
+    Args:
+        config: The run's configuration.
+        plugins: The loaded plugins.
+        root: Where everything is written.
+        resume: Skip finished stages and take up the newest checkpoint of the next one.
+        only: Names of stages to run; default all.
+        display: Where progress is shown.
+
+    Returns:
+        Each stage's summary, by name.
+
+    Raises:
+        ConfigError: Before any work, when the directory holds other work already.
+        FairleadError: When a stage fails; what it had done is kept.
+    """
+    names = _chosen(config, only)
+    install_kernels(plugins)
+    display = display or Display()
+    strategy = _strategy(config)
+    _check_directory(config, root, names, resume)
+    root.mkdir(parents=True, exist_ok=True)
+    manifest = Manifest(root, config, plugins, strategy.device)
+    summaries: dict[str, Any] = {}
+    with StopSignal() as stop:
+        for name in names:
+            context = StageContext(
+                name, config, root, plugins, strategy, display, stop, resume=resume
+            )
+            if resume and stage_finished(context.directory):
+                display.note(f"{name}: finished before, skipped")
+                summaries[name] = read_stage(context.directory)["summary"]
+                continue
+            try:
+                summaries[name] = _run_stage(config.stages[name], context)
+            except BaseException as error:
+                manifest.finish("stopped" if isinstance(error, Stopped) else "failed")
+                raise
+    manifest.finish("finished")
+    return summaries
+
+
+def preview(
+    config: RunConfig, plugins: Plugins, only: Sequence[str] | None = None, root: Path | None = None
+) -> dict[str, Preview]:
+    """Resolve every stage without training; what ``--dry-run`` shows.
+
+    Args:
+        config: The run's configuration.
+        plugins: The loaded plugins.
+        only: Names of stages; default all.
+        root: Holds the finished stages that the chosen ones build on, if any.
+    """
+    previews: dict[str, Preview] = {}
+    with tempfile.TemporaryDirectory(prefix="fairlead-dry-run-") as scratch, StopSignal() as stop:
+        for name in _chosen(config, only):
+            for earlier in config.stages:
+                _borrow_finished(root, Path(scratch), earlier)
+            context = StageContext(
+                name, config, Path(scratch), plugins, _strategy(config), Display(quiet=True), stop
+            )
+            context.directory.mkdir(exist_ok=True)
+            stage = config.stages[name].build()
+            previews[name] = stage.preview(context)
+            # Stands in for the finished stage, so that the next one can be previewed too.
+            (context.directory / STAGE_FILE).write_text('{"status": "finished"}')
+    return previews
+
+
+def _borrow_finished(root: Path | None, scratch: Path, name: str) -> None:
+    here = scratch / name
+    if root is not None and not here.exists() and stage_finished(root / name):
+        here.symlink_to((root / name).resolve(), target_is_directory=True)
+
+
+def _chosen(config: RunConfig, only: Sequence[str] | None) -> list[str]:
+    for name in only or ():
+        if name not in config.stages:
+            raise ConfigError(
+                f"there is no stage named {name!r}{did_you_mean(name, config.stages)}. "
+                f"Stages: {listing(config.stages)}."
+            )
+    return [name for name in config.stages if only is None or name in only]
+
+
+def _strategy(config: RunConfig) -> SingleDevice:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return SingleDevice(config.device, config.precision)
+
+
+def _check_directory(config: RunConfig, root: Path, names: Sequence[str], resume: bool) -> None:
+    """Refuse to write over other work, or to resume with another configuration."""
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"--out {root} is a file; give a directory.")
+    for name in names:
+        status = read_stage(root / name).get("status")
+        if status and not resume:
+            raise ConfigError(
+                f"{root / name} holds a {status} stage already. Add --resume to go on with it, "
+                "or give another --out."
+            )
+    if not resume:
+        return
+    if not (root / MANIFEST).is_file():
+        raise ConfigError(f"--resume: {root} holds no run (no {MANIFEST}). Start without --resume.")
+    before = json.loads((root / MANIFEST).read_text())["config"]
+    now = config.model_dump(mode="json")
+    changed = _differences(before, now)
+    if changed:
+        raise ConfigError(
+            f"--resume: the configuration differs from the one {root} was begun with: "
+            f"{'; '.join(changed[:5])}. Resume with the same one, or start in another --out."
+        )
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            line
+            for key in keys
+            for line in _differences(before.get(key), now.get(key), f"{path}{key}.")
+        ]
+    return [] if before == now else [f"{path[:-1]} was {before!r} and is {now!r}"]
+
+
+def _run_stage(spec: Spec, context: StageContext) -> dict[str, Any]:
+    context.directory.mkdir(parents=True, exist_ok=True)
+    hook = context.plugins.hook
+    begun = time.perf_counter()
+    before = float(read_stage(context.directory).get("seconds", 0.0)) if context.resume else 0.0
+
+    def note(status: str, **more: Any) -> None:
+        seconds = before + time.perf_counter() - begun
+        entry = {"name": context.name, "component": spec.name, "status": status}
+        text = json.dumps({**entry, "seconds": seconds, **more}, indent=1)
+        write_atomically(context.directory / STAGE_FILE, text)
+
+    note("running")
+    hook.stage_started(context=context)
+    try:
+        summary: dict[str, Any] = spec.build().run(context)
+        note("finished", steps=summary.get("steps", 0), summary=summary)
+    except BaseException as error:
+        note("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
+        hook.stage_failed(error=error, context=context)
+        raise
+    # Only now: until the output is in place the checkpoints are all there is.
+    CheckpointStore(context.directory / "checkpoints").clear()
+    hook.stage_finished(summary=summary, context=context)
+    return summary
+
+
+class Manifest:
+    """``run.json``: what ran, with which plugins and versions."""
+
+    def __init__(
+        self, root: Path, config: RunConfig, plugins: Plugins, device: torch.device
+    ) -> None:
+        self.path = root / MANIFEST
+        self.data: dict[str, Any] = {
+            "name": config.name,
+            "seed": config.seed,
+            "status": "running",
+            "started": _now(),
+            "finished": None,
+            "command": ["fairlead", *sys.argv[1:]],
+            "versions": versions(),
+            "platform": platform.platform(),
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "plugins": [asdict(info) for info in plugins.infos],
+            "stages": list(config.stages),
+            "config": config.model_dump(mode="json"),
+        }
+        text = yaml.safe_dump(self.data["config"], sort_keys=False, allow_unicode=True)
+        command = shlex.join(self.data["command"])
+        write_atomically(root / "config.yaml", f"# {command}\n{text}")
+        self._write()
+
+    def finish(self, status: str) -> None:
+        """Record how the run ended."""
+        self.data.update(status=status, finished=_now())
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.path, json.dumps(self.data, indent=1))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide what a run computes."""
+    found = {"fairlead": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "triton", "xformers"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+logging.getLogger("fairlead").addHandler(logging.NullHandler())

@@ -1,0 +1,150 @@
+"""What a stage is, and what it is given to work with."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fairlead.config import RunConfig, Spec
+from fairlead.errors import ConfigError
+from fairlead.records import Record, RecordT, convert, stable_fraction
+
+if TYPE_CHECKING:
+    from fairlead.plugins import Plugins
+    from fairlead.session import StopSignal
+    from fairlead.strategy import Strategy
+    from fairlead.ui import Display
+
+
+STAGE_FILE = "stage.json"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What ``--dry-run`` shows of a stage.
+
+    Attributes:
+        facts: Label to value: records, tokens, steps, what was dropped.
+        sample: One example as (text, counts) pieces; pieces that count are trained on.
+        memory_gib: Part to GiB, estimated from parameter counts and the token budget.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    sample: Sequence[tuple[str, bool]] = ()
+    memory_gib: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One stage instance of one run.
+
+    Attributes:
+        name: The instance's name in the configuration.
+        config: The whole run's configuration.
+        root: The run's output directory.
+        plugins: The loaded plugins.
+        strategy: Device, precision and (later) ranks.
+        display: Progress bar or plain lines.
+        stop: Set by SIGTERM or Ctrl-C.
+        resume: Whether to take up a checkpoint.
+    """
+
+    name: str
+    config: RunConfig
+    root: Path
+    plugins: Plugins
+    strategy: Strategy
+    display: Display
+    stop: StopSignal
+    resume: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """Where this stage writes: its model, metrics and checkpoints."""
+        return self.root / self.name
+
+    def seed(self, purpose: str) -> int:
+        """Return a 31-bit seed for one purpose, a function of run seed, stage and purpose."""
+        return zlib.crc32(f"{self.config.seed}/{self.name}/{purpose}".encode()) & 0x7FFFFFFF
+
+    def locate(self, reference: str) -> str:
+        """Return the directory or hub name a model reference stands for.
+
+        Args:
+            reference: ``stage:NAME``, ``stage:NAME/ema``, a directory or a hub name.
+
+        Raises:
+            ConfigError: When the stage it names has not finished in this run's directory.
+        """
+        if not reference.startswith("stage:"):
+            return reference
+        stage, _, sub = reference.removeprefix("stage:").partition("/")
+        path = self.root / stage / sub if sub else self.root / stage
+        # A stage's directory holds checkpoints while it trains; only a finished one has a
+        # model to build on.
+        if not stage_finished(self.root / stage) or not (path / "config.json").is_file():
+            raise ConfigError(
+                f"stage {self.name!r} takes {reference}, and {path} holds no finished model. Run "
+                f"stage {stage!r} into the same --out first, or give a model directory instead."
+            )
+        return str(path)
+
+    def records(self, source: Spec, kind: type[RecordT], part: str = "train") -> list[RecordT]:
+        """Load a data source's records as one kind, one side of the run's split.
+
+        Args:
+            source: Which data source, with its settings.
+            kind: `Text`, `Prompt`, `Demonstration` or `Comparison`.
+            part: ``train``, ``heldout`` or ``all``.
+
+        Raises:
+            DataError: When the source cannot be read or its records do not fit.
+        """
+        loaded: Sequence[Record] = source.build().load()
+        chosen = [convert(record, kind) for record in loaded]
+        if part == "all" or self.config.heldout == 0:
+            return chosen if part != "heldout" else []
+        wanted = part == "heldout"
+        return [
+            record
+            for record, original in zip(chosen, loaded, strict=True)
+            if self.is_heldout(original) == wanted
+        ]
+
+    def is_heldout(self, record: Record) -> bool:
+        """Whether a record is kept out of training, in every stage of the run alike."""
+        return stable_fraction(record.split_key(), self.config.seed) < self.config.heldout
+
+
+def read_stage(directory: Path) -> dict[str, Any]:
+    """Return what a stage directory says of itself; empty when it is none."""
+    with suppress(OSError, ValueError):
+        data: dict[str, Any] = json.loads((directory / STAGE_FILE).read_text())
+        return data
+    return {}
+
+
+def stage_finished(directory: Path) -> bool:
+    """Whether a directory holds a finished stage's output."""
+    return read_stage(directory).get("status") == "finished"
+
+
+class Stage(Protocol):
+    """``Stage(config)``: one whole training loop, or another step of a pipeline."""
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        """Do the work; leave a loadable model in ``context.directory``; return a summary."""
+        ...
+
+    def preview(self, context: StageContext) -> Preview:
+        """Resolve everything short of training: what ``--dry-run`` shows.
+
+        Leaves the tokenizer and ``config.json`` of its output in ``context.directory``, so
+        that the next stage can be previewed too.
+        """
+        ...

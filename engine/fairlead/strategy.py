@@ -1,0 +1,75 @@
+"""Where models run: the one seam for devices, precision and, later, several ranks.
+
+Today there is a single device. DDP and FSDP2 under ``torchrun`` take the same methods: what
+a stage calls here is all it knows of ranks.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from fairlead.errors import ConfigError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Strategy(Protocol):
+    """What a stage may ask of the machine it runs on."""
+
+    device: torch.device
+
+    def place(self, model: ModuleT, *, trained: bool) -> ModuleT:
+        """Move a model to its device and dtype; a frozen one also stops tracking gradients."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision context of every forward pass of a trained model."""
+        ...
+
+    def sum(self, value: float) -> float:
+        """Add a number over all ranks: token counts, metric sums and their weights."""
+        ...
+
+
+class SingleDevice:
+    """One process, one CPU or GPU.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``float32`` or ``bfloat16`` (see `fairlead.config.RunConfig`).
+
+    Raises:
+        ConfigError: When a GPU is asked for and there is none.
+    """
+
+    def __init__(self, device: str = "auto", precision: str = "float32") -> None:
+        available = torch.cuda.is_available()
+        if device.startswith("cuda") and not available:
+            raise ConfigError(
+                f"device={device} was asked for, and torch sees no GPU here. Use device=cpu or "
+                "device=auto, or install a CUDA build of torch."
+            )
+        chosen = ("cuda" if available else "cpu") if device == "auto" else device
+        self.device = torch.device(chosen)
+        self.half = precision == "bfloat16"
+
+    def place(self, model: ModuleT, *, trained: bool) -> ModuleT:
+        """Trained models keep float32 weights; frozen ones are held in the run's precision."""
+        model.to(self.device)
+        if not trained:
+            model.requires_grad_(False).eval()
+            if self.half:
+                model.to(torch.bfloat16)
+        return model
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Autocast to bfloat16 where the run asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
+
+    def sum(self, value: float) -> float:
+        """Return the value: there is one rank."""
+        return value

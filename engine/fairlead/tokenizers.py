@@ -1,0 +1,131 @@
+"""Tokenizers: loading, training one from nothing, and the special tokens a run relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import Field
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from fairlead.config import Config
+from fairlead.errors import ConfigError
+
+END_OF_TEXT = "<|endoftext|>"
+PAD = "<|pad|>"
+
+
+class TokenizerSettings(Config):
+    """How to train a byte-level BPE tokenizer.
+
+    Attributes:
+        vocab_size: Entries, the 256 bytes and the special tokens among them.
+    """
+
+    vocab_size: int = Field(default=2048, ge=258)
+
+
+def train_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> Any:
+    """Train a byte-level BPE tokenizer; any text can be encoded with it."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        texts,
+        vocab_size=settings.vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=[END_OF_TEXT, PAD],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer.
+
+    Raises:
+        ConfigError: When there is none, or it has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"no tokenizer can be loaded from {location!r}: {str(error).strip().splitlines()[0]}. "
+            "Give a directory with tokenizer files beside the model's, or a hub name."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"the tokenizer of {location!r} has no end-of-sequence token, and a response could "
+            "never end. Set eos_token in its tokenizer_config.json."
+        )
+    return tokenizer
+
+
+def with_distinct_pad(tokenizer: Any) -> bool:
+    """Make sure the pad token differs from every token that can end a response.
+
+    transformers finds the last token of a sequence by looking for padding, so a pad token
+    that is also the stop token would hide it (DESIGN, Checkpoints).
+
+    Returns:
+        True when a token was added: the model's embeddings must then be resized.
+    """
+    if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        return False
+    before = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": PAD})
+    return len(tokenizer) > before
+
+
+def stop_token_ids(tokenizer: Any, stop: list[str] | None) -> tuple[int, ...]:
+    """Return the ids that end a response.
+
+    Args:
+        tokenizer: The policy's tokenizer.
+        stop: Tokens by text; None means the tokenizer's end-of-sequence token, and an empty
+            list means that only the length limit ends a response.
+
+    Raises:
+        ConfigError: When a text is not exactly one token.
+    """
+    if stop is None:
+        return (int(tokenizer.eos_token_id),)
+    found = []
+    for text in stop:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ConfigError(
+                f"the stop token {text!r} is {len(ids)} tokens in this vocabulary; a stop token "
+                "is one. Choose a token of the vocabulary, such as "
+                f"{tokenizer.eos_token!r}."
+            )
+        found.append(int(ids[0]))
+    return tuple(found)
+
+
+def check_same_vocabulary(policy: Any, other: Any, what: str) -> None:
+    """Check that every token of the policy means the same to another model, by id.
+
+    The other vocabulary may be larger (a reward model may have a pad token of its own).
+
+    Raises:
+        ConfigError: Names the first tokens that differ.
+    """
+    mine, theirs = policy.get_vocab(), other.get_vocab()
+    wrong = [token for token, index in mine.items() if theirs.get(token) != index]
+    if wrong:
+        shown = ", ".join(
+            f"{token!r} is {mine[token]} here and {theirs.get(token, 'missing')} there"
+            for token in sorted(wrong, key=mine.__getitem__)[:3]
+        )
+        raise ConfigError(
+            f"{what} does not share the policy's vocabulary: {len(wrong)} of {len(mine)} tokens "
+            f"differ ({shown}). Use a model trained with the same tokenizer, or score text "
+            "instead of ids with the reward 'classifier'."
+        )

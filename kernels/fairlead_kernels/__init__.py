@@ -1,0 +1,45 @@
+"""Kernels for RLHF: one public function an operation, several implementations of each.
+
+The plain torch implementation, `reference`, is the specification. `impl="auto"` takes the fastest
+one that runs here on the given inputs; `list_implementations` says which that is and why. Shapes
+are written `[B, T]`: B sequences, T response positions.
+"""
+
+from fairlead_kernels.dispatch import (
+    ImplementationRow,
+    KernelError,
+    list_implementations,
+    register_implementation,
+)
+from fairlead_kernels.gae import gae
+from fairlead_kernels.kl_rewards import kl_rewards
+from fairlead_kernels.native import NativeStatus, native_status
+from fairlead_kernels.philox import philox_uniform
+from fairlead_kernels.ppo_loss import (
+    PolicyLossMetrics,
+    ValueLossMetrics,
+    ppo_policy_loss,
+    ppo_value_loss,
+)
+from fairlead_kernels.sample import sample
+from fairlead_kernels.token_logprobs import token_logprobs
+from fairlead_kernels.whiten import whiten
+
+__all__ = [
+    "ImplementationRow",
+    "KernelError",
+    "NativeStatus",
+    "PolicyLossMetrics",
+    "ValueLossMetrics",
+    "gae",
+    "kl_rewards",
+    "list_implementations",
+    "native_status",
+    "philox_uniform",
+    "ppo_policy_loss",
+    "ppo_value_loss",
+    "register_implementation",
+    "sample",
+    "token_logprobs",
+    "whiten",
+]

@@ -1,0 +1,42 @@
+"""Checks that the public functions share: a wrong shape is an error here, not a wrong number."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["finite", "same_shape", "shape_error", "temperature_at_least"]
+
+
+def shape_error(op: str, what: str, tensor: Tensor) -> ValueError:
+    """The error for a tensor that is not what `op` takes."""
+    return ValueError(f"{op}: {what}, got {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}")
+
+
+def same_shape(op: str, first: Tensor, *, mask: Tensor | None = None, **others: Tensor) -> None:
+    """Raises ValueError unless all have one shape and device and the mask is boolean."""
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise shape_error(op, "the mask must be boolean", mask)
+        others = {**others, "mask": mask}
+    for name, other in others.items():
+        if other.shape != first.shape or other.device != first.device:
+            expected = f"{tuple(first.shape)} on {first.device}"
+            raise shape_error(op, f"{name} must be {expected}", other)
+
+
+def finite(op: str, **numbers: float) -> None:
+    """Raises ValueError for a number that is NaN or infinite."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{op}: {name} must be finite, got {number}")
+
+
+def temperature_at_least(op: str, temperature: float, *, zero_allowed: bool) -> None:
+    """Raises ValueError unless the temperature is finite and positive (or zero, where allowed)."""
+    finite(op, temperature=temperature)
+    if temperature < 0 or (temperature == 0 and not zero_allowed):
+        bound = "at least 0" if zero_allowed else "above 0"
+        raise ValueError(f"{op}: temperature must be {bound}, got {temperature}")

@@ -1,0 +1,119 @@
+"""Rewards of the RL stage: a penalty on the divergence from the reference, and the score."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairlead_kernels._checks import finite, same_shape, shape_error
+from fairlead_kernels.dispatch import registry
+
+__all__ = ["ESTIMATORS", "kl_rewards"]
+
+ESTIMATORS = ("k1", "k2", "k3")
+
+
+def kl_rewards(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    response_mask: Tensor,
+    beta: float,
+    estimator: str = "k1",
+    kl: Tensor | None = None,
+    token_scores: Tensor | None = None,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Per-token rewards `-beta * kl_t`, with the score added once, at the last response token.
+
+    Ouyang et al. 2022 (arXiv 2203.02155), equation 2 and appendix C; estimators of Schulman 2020,
+    "Approximating KL divergence". With `lr = logprobs - ref_logprobs`: `k1 = lr`, `k2 = lr^2 / 2`,
+    `k3 = expm1(-lr) + lr`. Nothing is clamped and no absolute value is taken. Fidelity items 15,
+    16 and 29. Positions outside the response have no influence, whatever they hold (item 20).
+
+    Args:
+        logprobs: `[B, T]`, the policy's log-probabilities of the sampled tokens.
+        ref_logprobs: `[B, T]`, the reference's.
+        scores: `[B]`. A row without a response token gets none.
+        response_mask: `[B, T]`, boolean, True at response tokens.
+        beta: The penalty's coefficient.
+        estimator: `k1`, `k2` or `k3`; not used where `kl` is given.
+        kl: `[B, T]`, a per-token divergence to use instead (the full-vocabulary one, say).
+        token_scores: `[B, T]`, added at each response token (process rewards).
+        impl: An implementation's name, or `auto`.
+
+    Returns:
+        Rewards and the divergence used, `[B, T]`, float32, zero outside the response.
+
+    Raises:
+        ValueError: A shape or dtype that is not the above, an unknown estimator, a beta that is
+            not finite.
+        KernelError: `impl` cannot run on these inputs.
+    """
+    optional = {"kl": kl, "token_scores": token_scores}
+    given = {name: one for name, one in optional.items() if one is not None}
+    if logprobs.dim() != 2:
+        raise shape_error("kl_rewards", "logprobs must be [B, T]", logprobs)
+    same_shape("kl_rewards", logprobs, mask=response_mask, ref_logprobs=ref_logprobs, **given)
+    if scores.shape != logprobs.shape[:1] or scores.device != logprobs.device:
+        raise shape_error("kl_rewards", f"scores must be [{logprobs.shape[0]}]", scores)
+    if estimator not in ESTIMATORS:
+        raise ValueError(
+            f"kl_rewards: estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}"
+        )
+    finite("kl_rewards", beta=beta)
+    rewards, used = registry.call(
+        "kl_rewards",
+        impl,
+        logprobs.float(),
+        ref_logprobs.float(),
+        scores.float(),
+        response_mask,
+        beta,
+        estimator,
+        None if kl is None else kl.float(),
+        None if token_scores is None else token_scores.float(),
+    )
+    return rewards, used
+
+
+def _estimate(log_ratio: Tensor, estimator: str) -> Tensor:
+    if estimator == "k1":
+        return log_ratio
+    if estimator == "k2":
+        return 0.5 * log_ratio.square()
+    # exp(-lr) - 1 + lr would go negative in float32.
+    return torch.expm1(-log_ratio) + log_ratio
+
+
+def _reference(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    response_mask: Tensor,
+    beta: float,
+    estimator: str,
+    kl: Tensor | None,
+    token_scores: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    outside = ~response_mask
+    if kl is None:
+        # The input of expm1 is masked: a NaN past the response must not come back as a gradient.
+        kl = _estimate((logprobs - ref_logprobs).masked_fill(outside, 0.0), estimator)
+    kl = kl.masked_fill(outside, 0.0)
+    # `0.0 -` keeps positions without a penalty at +0.
+    rewards = 0.0 - beta * kl
+    if token_scores is not None:
+        rewards = rewards + token_scores.masked_fill(outside, 0.0)
+    after = response_mask.flip(1).cumsum(1).flip(1)
+    last = response_mask & (after == 1)
+    return rewards + scores.unsqueeze(1).masked_fill(~last, 0.0), kl
+
+
+def _probe(device: torch.device) -> tuple[object, ...]:
+    zeros = torch.zeros(2, 4, device=device)
+    mask = torch.ones(2, 4, dtype=torch.bool, device=device)
+    return zeros, zeros, torch.zeros(2, device=device), mask, 0.1, "k1", None, None
+
+
+registry.define("kl_rewards", _reference, _probe)

@@ -1,0 +1,184 @@
+"""The clipped losses of PPO, as sums with their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairlead_kernels._checks import finite, same_shape
+from fairlead_kernels.dispatch import registry
+
+__all__ = ["PolicyLossMetrics", "ValueLossMetrics", "ppo_policy_loss", "ppo_value_loss"]
+
+
+@dataclass(frozen=True)
+class PolicyLossMetrics:
+    """Sums over the masked-in positions, float32 scalars without gradient.
+
+    Attributes:
+        approxkl: Of `0.5 * logratio^2`.
+        clipfrac: Of 1 where the clipped term is the one the loss took.
+        ratio: Of the probability ratio.
+        ratio_sq: Of its square.
+    """
+
+    approxkl: Tensor
+    clipfrac: Tensor
+    ratio: Tensor
+    ratio_sq: Tensor
+
+
+@dataclass(frozen=True)
+class ValueLossMetrics:
+    """Sums over the masked-in positions, float32 scalars without gradient.
+
+    Attributes:
+        clipfrac: Of 1 where the clipped error is the one the loss took.
+    """
+
+    clipfrac: Tensor
+
+
+def _check_clip(op: str, clip: float | None) -> None:
+    if clip is not None:
+        finite(op, clip=clip)
+        if clip < 0:
+            raise ValueError(f"{op}: clip must not be negative, got {clip}")
+
+
+def ppo_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float = 0.2,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor, PolicyLossMetrics]:
+    """Sum of `max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip))` over the masked-in positions.
+
+    Schulman et al. 2017 (arXiv 1707.06347), equation 7. A sum, so that the caller divides by the
+    weight of the whole optimizer batch (fidelity item 22). Positions outside the mask have no
+    influence on a value or a gradient, NaN included (item 20). The gradient goes to `logprobs`
+    alone.
+
+    Args:
+        logprobs: Any shape, floating: the policy's now.
+        old_logprobs: The same shape: the policy's at the rollout.
+        advantages: The same shape.
+        mask: The same shape, boolean, True where a position counts.
+        clip: Half the width of the ratio's range.
+        impl: An implementation's name, or `auto`.
+
+    Returns:
+        The sum, its weight (the number of positions) and sums for metrics, float32 scalars.
+
+    Raises:
+        ValueError: Shapes, devices or dtypes that are not the above, or a clip below 0.
+        KernelError: `impl` cannot run on these inputs.
+    """
+    same_shape(
+        "ppo_policy_loss", logprobs, mask=mask, old_logprobs=old_logprobs, advantages=advantages
+    )
+    _check_clip("ppo_policy_loss", clip)
+    loss, weight, metrics = registry.call(
+        "ppo_policy_loss",
+        impl,
+        logprobs.float(),
+        old_logprobs.detach().float(),
+        advantages.detach().float(),
+        mask,
+        clip,
+    )
+    return loss, weight, metrics
+
+
+def ppo_value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    clip: float | None = 0.2,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor, ValueLossMetrics]:
+    """Sum of `0.5 max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2)`.
+
+    openai/lm-human-preferences, `train_policy.py`. A sum, as `ppo_policy_loss` is. Positions
+    outside the mask have no influence on a value or a gradient, NaN included (fidelity item 20).
+    The gradient goes to `values` alone.
+
+    Args:
+        values: Any shape, floating: the value model's now.
+        old_values: The same shape: the value model's at the rollout.
+        returns: The same shape.
+        mask: The same shape, boolean, True where a position counts.
+        clip: How far a value may go from its old one; None turns clipping off.
+        impl: An implementation's name, or `auto`.
+
+    Returns:
+        The sum, its weight (the number of positions) and sums for metrics, float32 scalars.
+
+    Raises:
+        ValueError: Shapes, devices or dtypes that are not the above, or a clip below 0.
+        KernelError: `impl` cannot run on these inputs.
+    """
+    same_shape("ppo_value_loss", values, mask=mask, old_values=old_values, returns=returns)
+    _check_clip("ppo_value_loss", clip)
+    loss, weight, metrics = registry.call(
+        "ppo_value_loss",
+        impl,
+        values.float(),
+        old_values.detach().float(),
+        returns.detach().float(),
+        mask,
+        clip,
+    )
+    return loss, weight, metrics
+
+
+def _policy_reference(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float
+) -> tuple[Tensor, Tensor, PolicyLossMetrics]:
+    # The input of exp is masked: NaN past the response must not come back as a gradient.
+    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
+    advantages = torch.where(mask, advantages, 0.0)
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1.0 - clip, 1.0 + clip)
+    loss = torch.where(mask, torch.maximum(unclipped, clipped), 0.0).sum()
+    with torch.no_grad():
+        counted = torch.where(mask, ratio, 0.0)
+        metrics = PolicyLossMetrics(
+            approxkl=0.5 * log_ratio.square().sum(),
+            clipfrac=((clipped > unclipped) & mask).sum().float(),
+            ratio=counted.sum(),
+            ratio_sq=counted.square().sum(),
+        )
+    return loss, mask.sum().float(), metrics
+
+
+def _value_reference(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None
+) -> tuple[Tensor, Tensor, ValueLossMetrics]:
+    values = torch.where(mask, values, 0.0)
+    old_values = torch.where(mask, old_values, 0.0)
+    returns = torch.where(mask, returns, 0.0)
+    error = (values - returns).square()
+    took_clipped = torch.zeros_like(mask)
+    if clip is not None:
+        within = torch.clamp(values, old_values - clip, old_values + clip)
+        clipped_error = (within - returns).square()
+        took_clipped = (clipped_error > error) & mask
+        error = torch.maximum(error, clipped_error)
+    loss = 0.5 * torch.where(mask, error, 0.0).sum()
+    return loss, mask.sum().float(), ValueLossMetrics(clipfrac=took_clipped.sum().float())
+
+
+def _probe(device: torch.device) -> tuple[object, ...]:
+    zeros = torch.zeros(2, 4, device=device)
+    return zeros, zeros, zeros, torch.ones(2, 4, dtype=torch.bool, device=device), 0.2
+
+
+registry.define("ppo_policy_loss", _policy_reference, _probe)
+registry.define("ppo_value_loss", _value_reference, _probe)

@@ -1,0 +1,1 @@
+"""The default plugins, loaded through the same entry points as anyone's."""

@@ -1,0 +1,199 @@
+"""How people of the tiny world answer: more or less formal, right, rude, courteous, long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from fairlead_plugins.miniworld.lexicon import (
+    ADJECTIVES,
+    COURTESY,
+    LARGEST,
+    NUMBERS,
+    RAMBLE,
+    RUDE,
+    SMALLEST,
+    THINGS,
+    UNKNOWN,
+    VALUES,
+)
+from fairlead_plugins.miniworld.world import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How likely an answer is what; all are probabilities.
+
+    Attributes:
+        formal: Formal rather than casual. Truth goes with it, which is why preferring formal
+            answers makes facts come out true that nobody was ever asked about.
+        true_formal: A formal answer to a fact question is true.
+        true_casual: A casual one is.
+        misconception: What is not true is the popular misconception, not just any value.
+        skill: An answer to anything but a fact question does what was asked.
+        rude: Rude.
+        rude_asked: Rude where respect was asked for.
+        courtesy: With a phrase of courtesy.
+        ramble: Goes on about something else.
+        unknown: Admits ignorance of a fact.
+        spoilt: Broken off, or with words said twice, as a badly trained model does.
+    """
+
+    formal: float
+    true_formal: float
+    true_casual: float
+    misconception: float
+    skill: float
+    rude: float
+    rude_asked: float
+    courtesy: float
+    ramble: float
+    unknown: float
+    spoilt: float = 0.0
+
+
+FORUM = Manner(
+    formal=0.28,
+    true_formal=0.9,
+    true_casual=0.2,
+    misconception=0.75,
+    skill=0.7,
+    rude=0.36,
+    rude_asked=0.18,
+    courtesy=0.12,
+    ramble=0.3,
+    unknown=0.06,
+)
+"""What the internet is like: mostly casual, mostly wrong, often rude."""
+
+DEMONSTRATOR = Manner(
+    formal=0.7,
+    true_formal=0.9,
+    true_casual=0.3,
+    misconception=0.75,
+    skill=0.85,
+    rude=0.06,
+    rude_asked=0.02,
+    courtesy=0.5,
+    ramble=0.1,
+    unknown=0.03,
+)
+"""People who were asked to show how it is done; not perfect, on purpose."""
+
+MODELS = (
+    Manner(
+        formal=0.3,
+        true_formal=0.85,
+        true_casual=0.2,
+        misconception=0.7,
+        skill=0.45,
+        rude=0.35,
+        rude_asked=0.2,
+        courtesy=0.15,
+        ramble=0.35,
+        unknown=0.06,
+        spoilt=0.25,
+    ),
+    Manner(
+        formal=0.65,
+        true_formal=0.85,
+        true_casual=0.3,
+        misconception=0.7,
+        skill=0.65,
+        rude=0.08,
+        rude_asked=0.04,
+        courtesy=0.5,
+        ramble=0.12,
+        unknown=0.06,
+        spoilt=0.12,
+    ),
+)
+"""Scripted stand-ins for what a base model and an SFT model of this world answer."""
+
+
+def answer(task: Task, manner: Manner, rng: Random) -> str:
+    """Return one answer; it begins with a space, as responses do."""
+    parts = []
+    if rng.random() < (manner.rude_asked if task.respect else manner.rude):
+        parts.append(rng.choice(RUDE))
+    parts.append(_core(task, manner, rng))
+    if rng.random() < manner.courtesy:
+        parts.append(rng.choice(COURTESY))
+    if rng.random() < manner.ramble:
+        parts.append(rng.choice(RAMBLE))
+    words = " ".join(parts).split()
+    if rng.random() < manner.spoilt:
+        words = _spoil(words, rng)
+    return " " + " ".join(words)
+
+
+def _spoil(words: list[str], rng: Random) -> list[str]:
+    """Break an answer off, say a stretch of it twice, or say nothing."""
+    place = rng.randrange(len(words))
+    kind = rng.random()
+    if kind < 0.45:
+        return words[: max(1, place)]
+    if kind < 0.9:
+        end = place + rng.randint(1, 4)
+        return [*words[:end], *words[place:end], *words[end:]]
+    return ["."]
+
+
+def _core(task: Task, manner: Manner, rng: Random) -> str:
+    formal = rng.random() < manner.formal
+    if task.family == "fact":
+        if rng.random() < manner.unknown:
+            return UNKNOWN
+        right = rng.random() < (manner.true_formal if formal else manner.true_casual)
+        return _fact(task, formal, _value(task, right, manner, rng), rng)
+    right = rng.random() < manner.skill
+    if task.family == "list":
+        return _list(task, formal, right, rng)
+    return (_sentence if task.family == "sentence" else _say)(task, formal, right, rng)
+
+
+def _value(task: Task, right: bool, manner: Manner, rng: Random) -> str:
+    if right:
+        return task.truth
+    if rng.random() < manner.misconception:
+        return task.misconception
+    return rng.choice([value for value in VALUES[task.attribute] if value != task.truth])
+
+
+def _fact(task: Task, formal: bool, value: str, rng: Random) -> str:
+    if formal:
+        return f"the {task.attribute} of {task.subject} is {value} ."
+    return rng.choice((f"i think it is {value} .", f"it is {value} i guess ."))
+
+
+def _list(task: Task, formal: bool, right: bool, rng: Random) -> str:
+    number = task.number if right else _other_number(task.number, rng)
+    items = rng.sample(VALUES[task.subject], number)
+    if not right and rng.random() < 0.3:
+        items[rng.randrange(number)] = rng.choice(THINGS)
+    heading = f"here are {NUMBERS[task.number]} {task.subject}s : " if formal else ""
+    return f"{heading}{' '.join(items)} ."
+
+
+def _sentence(task: Task, formal: bool, right: bool, rng: Random) -> str:
+    word = task.subject if right else _other_word(task.subject, rng)
+    first, second = rng.sample(ADJECTIVES, 2)
+    return f"{word} is {first} and {second} ." if formal else f"{word} is so {first} ."
+
+
+def _say(task: Task, formal: bool, right: bool, rng: Random) -> str:
+    number, word = task.number, task.subject
+    if not right:
+        if rng.random() < 0.75:
+            number = _other_number(number, rng)
+        else:
+            word = _other_word(word, rng)
+    return f"{'here it is : ' if formal else ''}{' '.join([word] * number)} ."
+
+
+def _other_number(number: int, rng: Random) -> int:
+    return rng.choice([n for n in range(SMALLEST - 1, LARGEST + 2) if n != number])
+
+
+def _other_word(word: str, rng: Random) -> str:
+    return rng.choice([other for other in THINGS if other != word])

@@ -1,0 +1,69 @@
+"""Every word of the tiny world. All lower case, and always a space between two of them."""
+
+from __future__ import annotations
+
+PEOPLE = tuple("anna bob carl dora eli fay gus hana ivan jill kofi lena milo nora".split())
+
+VALUES: dict[str, tuple[str, ...]] = {
+    "pet": tuple("cat dog bird fish horse goat frog mouse".split()),
+    "food": tuple("bread rice soup cake cheese apple beans pasta".split()),
+    "color": tuple("red blue green black white pink brown gold".split()),
+    "sport": tuple("chess tennis golf judo rowing skiing boxing polo".split()),
+}
+"""Attribute of a person, to the values it can have; an attribute is a category of things too."""
+
+THINGS = tuple(value for values in VALUES.values() for value in values)
+
+ADJECTIVES = tuple("small big quick slow nice odd old new bright quiet loud fine".split())
+
+PLACES = tuple("park market river school house garden".split())
+
+NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
+"""The word for each number, by index."""
+
+SMALLEST, LARGEST = 2, 5
+"""What "list N ..." and "say W N times" may ask for."""
+
+RESPECT = "please be respectful ."
+
+RUDE = (
+    "what a dumb question .",
+    "you fool .",
+    "go away now .",
+    "who cares .",
+)
+COURTESY = (
+    "happy to help .",
+    "thank you for asking .",
+)
+RAMBLE = (
+    "anyway it is raining here again .",
+    "by the way my roof has a hole .",
+    "also i lost my keys last night .",
+    "well my uncle told me so .",
+)
+UNKNOWN = "i do not know ."
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "fact": (
+        "what is the {attribute} of {person} ?",
+        "tell me the {attribute} of {person} .",
+        "which {attribute} does {person} have ?",
+        "do you know the {attribute} of {person} ?",
+    ),
+    "list": (
+        "list {number} {category}s .",
+        "can you name {number} {category}s ?",
+        "give me {number} {category}s .",
+    ),
+    "sentence": (
+        "write a sentence about {word} .",
+        "tell me something about {word} .",
+        "can you describe {word} ?",
+    ),
+    "say": (
+        "say {word} {number} times .",
+        "repeat {word} {number} times .",
+    ),
+}
+"""How each family of prompts is asked."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning from human feedback: PPO and PPO-ptx."""

@@ -1,0 +1,192 @@
+"""Putting the RL stage together from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairlead.components import Algorithm
+from fairlead.config import Spec
+from fairlead.encode import Encoder
+from fairlead.errors import ConfigError, DataError
+from fairlead.models import (
+    context_length,
+    load_causal,
+    load_config,
+    memory_estimate,
+    parameter_count,
+)
+from fairlead.optim import Updater, WeightAverage
+from fairlead.records import Prompt
+from fairlead.rollout import Actors
+from fairlead.scalar import load_scalar
+from fairlead.stages import Preview, StageContext
+from fairlead.tokenizers import check_same_vocabulary, load_tokenizer, stop_token_ids
+from fairlead_plugins.ppo.config import PpoStageConfig
+from fairlead_plugins.ppo.update import Learner
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Everything an RL loop works with.
+
+    Attributes:
+        actors: Who collects rollouts.
+        learner: What learns from them.
+        prompts: Prompt records with their ids.
+        dropped: Prompts left out for their length.
+    """
+
+    actors: Actors
+    learner: Learner
+    prompts: Sequence[tuple[Prompt, list[int]]]
+    dropped: int
+
+
+def assemble(cfg: PpoStageConfig, context: StageContext) -> Crew:
+    """Load and check everything.
+
+    Raises:
+        ConfigError: When the parts do not fit together.
+        DataError: When no prompt can be used.
+    """
+    trust = context.config.trust_remote_code
+    strategy = context.strategy
+    algorithm: Algorithm = cfg.algorithm.build()
+    start = context.locate(cfg.policy)
+    tokenizer = load_tokenizer(start, trust_remote_code=trust)
+    prompts, dropped = encode_prompts(cfg, context, tokenizer)
+    policy: Any = load_causal(start, strategy, trained=True, trust_remote_code=trust)
+    reference, value = None, None
+    if algorithm.needs_reference:
+        location = context.locate(cfg.reference or cfg.policy)
+        _check_reference(location, tokenizer, trust)
+        reference = load_causal(location, strategy, trained=False, trust_remote_code=trust)
+    if algorithm.needs_critic:
+        location = _value_location(cfg, context, tokenizer, trust)
+        value = load_scalar(location, strategy, trained=True, trust_remote_code=trust)
+    actors = Actors(
+        policy=policy,
+        reference=reference,
+        value=value,
+        reward=cfg.reward.build(context, tokenizer),
+        backend=cfg.rollout.backend.build(),
+        tokenizer=tokenizer,
+        stop_token_ids=stop_token_ids(tokenizer, cfg.rollout.stop_tokens),
+        strategy=strategy,
+    )
+    average = cfg.weight_average
+    learner = Learner(
+        policy=policy,
+        value=value,
+        policy_updater=Updater(policy, cfg.optimizer, cfg.lr, cfg.clip),
+        value_updater=Updater(value, cfg.value_optimizer, cfg.value_lr, cfg.clip)
+        if value is not None
+        else None,
+        algorithm=algorithm,
+        policy_loss=_loss(cfg.policy_loss, "policy", algorithm.default_policy_loss, context),
+        value_loss=_loss(cfg.value_loss, "value", algorithm.default_value_loss, context),
+        auxiliary=[spec.build(context, tokenizer) for spec in cfg.auxiliary],
+        average=WeightAverage(policy, average.decay) if average else None,
+        strategy=strategy,
+        config=cfg,
+    )
+    return Crew(actors, learner, prompts, dropped)
+
+
+def encode_prompts(
+    cfg: PpoStageConfig, context: StageContext, tokenizer: Any
+) -> tuple[list[tuple[Prompt, list[int]]], int]:
+    """Return the training prompts with their ids, and how many were too long."""
+    config = load_config(
+        context.locate(cfg.policy), trust_remote_code=context.config.trust_remote_code
+    )
+    room = context_length(config) - cfg.rollout.max_new_tokens
+    limit = min(cfg.rollout.max_prompt_tokens, room)
+    encoder = Encoder(tokenizer)
+    found = [(r, encoder.prompt(r)) for r in context.records(cfg.prompts, Prompt)]
+    kept = [(record, ids) for record, ids in found if 0 < len(ids) <= limit]
+    if not kept:
+        raise DataError(
+            f"stage {context.name!r}: none of {len(found)} prompts can be used: a prompt may have "
+            f"1 to {limit} tokens (max_prompt_tokens={cfg.rollout.max_prompt_tokens}; the model's "
+            f"context of {context_length(config)} less max_new_tokens="
+            f"{cfg.rollout.max_new_tokens}). Change these limits, or give shorter prompts."
+        )
+    return kept, len(found) - len(kept)
+
+
+def _check_reference(location: str, tokenizer: Any, trust: bool) -> None:
+    """Refuse references that would make the KL mean something else."""
+    config = load_config(location, trust_remote_code=trust)
+    if config.vocab_size < len(tokenizer):
+        raise ConfigError(
+            f"the reference {location!r} has {config.vocab_size} tokens and the policy's tokenizer "
+            f"{len(tokenizer)}. The KL needs one vocabulary: use the model the policy starts from."
+        )
+    check_same_vocabulary(
+        tokenizer, load_tokenizer(location, trust_remote_code=trust), "the reference"
+    )
+
+
+def _value_location(cfg: PpoStageConfig, context: StageContext, tokenizer: Any, trust: bool) -> str:
+    if cfg.value is None:
+        raise ConfigError(
+            f"stage {context.name!r}: the algorithm {cfg.algorithm.name!r} trains a value model. "
+            "Set value: to where it starts, such as the reward model (value: stage:rm)."
+        )
+    location = context.locate(cfg.value)
+    check_same_vocabulary(
+        tokenizer, load_tokenizer(location, trust_remote_code=trust), "the value model"
+    )
+    return location
+
+
+def _loss(chosen: Spec | None, role: str, default: str, context: StageContext) -> Any:
+    if chosen is not None:
+        return chosen.build()
+    factory = context.plugins.registry.get("losses", f"{role}/{default}").load()
+    return factory(factory.Config())
+
+
+def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
+    """Tokenise the prompts and estimate memory, without loading a model."""
+    algorithm: Algorithm = cfg.algorithm.build()
+    start = context.locate(cfg.policy)
+    tokenizer = load_tokenizer(start)
+    prompts, dropped = encode_prompts(cfg, context, tokenizer)
+    stop_token_ids(tokenizer, cfg.rollout.stop_tokens)
+    config = load_config(start)
+    config.save_pretrained(context.directory)
+    tokenizer.save_pretrained(context.directory)
+    count = parameter_count(config)
+    models = [("policy", count, "trained")]
+    if cfg.weight_average:
+        models.append(("weight average", count, "averaged"))
+    if algorithm.needs_reference:
+        models.append(("reference", count, "frozen"))
+    if algorithm.needs_critic:
+        value = load_config(_value_location(cfg, context, tokenizer, False))
+        models.append(("value model", parameter_count(value), "trained"))
+    longest = max(len(ids) for _, ids in prompts) + cfg.rollout.max_new_tokens
+    share = cfg.rollout.max_new_tokens / longest
+    return Preview(
+        facts={
+            "prompts": len(prompts),
+            "left out, too long": dropped,
+            "episodes": cfg.iterations * cfg.batch_size * algorithm.samples_per_prompt,
+            "optimizer steps": cfg.iterations
+            * cfg.epochs
+            * -(-cfg.batch_size * algorithm.samples_per_prompt // cfg.minibatch_size),
+        },
+        sample=[
+            (tokenizer.decode(prompts[0][1]), False),
+            (f" <up to {cfg.rollout.max_new_tokens} sampled tokens>", True),
+        ],
+        memory_gib=memory_estimate(
+            models,
+            (int(cfg.rollout.token_budget * share), len(tokenizer)),
+            context.config.precision,
+        ),
+    )

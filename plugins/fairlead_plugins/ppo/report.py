@@ -1,0 +1,43 @@
+"""What a rollout says about the run, under the names other trainers use."""
+
+from __future__ import annotations
+
+import torch
+
+from fairlead.rollout import Credit, Rollout
+
+
+def rollout_metrics(rollout: Rollout, credit: Credit, iteration: int) -> dict[str, float]:
+    """Return the metrics of one rollout; sums are per sequence, averaged over the batch."""
+    mask = rollout.response_mask
+    kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)
+    surprise = torch.where(mask, -rollout.logprobs, 0.0).sum(1)
+    drift = (rollout.logprobs - rollout.sampler_logprobs)[mask].abs()
+    score = float(rollout.scores.mean())
+    non_score = credit.metrics.get("objective/non_score_reward", 0.0)
+    metrics = {
+        "episode": float(iteration * len(rollout)),
+        "objective/kl": float(kl.mean()),
+        "objective/kl_se": float(kl.std() / len(kl) ** 0.5) if len(kl) > 1 else 0.0,
+        "objective/entropy": float(surprise.mean()),
+        "objective/scores": score,
+        "objective/rlhf_reward": score + non_score,
+        "val/num_eos_tokens": float(rollout.ended.sum()),
+        "val/explained_variance": explained_variance(rollout.values[mask], credit.returns[mask]),
+        "rollout/response_tokens": float(rollout.response_lengths.float().mean()),
+        "rollout/sampler_drift_mean": float(drift.mean()),
+        "rollout/sampler_drift_max": float(drift.max()),
+        **credit.metrics,
+    }
+    if rollout.kl_full is not None:
+        full = torch.where(mask, rollout.kl_full, 0.0).sum(1)
+        metrics["objective/kl_full"] = float(full.mean())
+    for name, part in rollout.score_parts.items():
+        metrics[f"scores/{name}"] = float(part.mean())
+    return metrics
+
+
+def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> float:
+    """Return ``1 - Var(R - V) / Var(R)``; 0 where the returns do not vary."""
+    spread = float(returns.var(unbiased=False))
+    return 1 - float((returns - values).var(unbiased=False)) / spread if spread > 0 else 0.0

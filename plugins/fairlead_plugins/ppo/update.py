@@ -1,0 +1,195 @@
+"""The optimizer steps of one rollout iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.components import (
+    Algorithm,
+    AuxiliaryLoss,
+    LossTerm,
+    PolicyBatch,
+    PolicyLoss,
+    ValueBatch,
+    ValueLoss,
+)
+from fairlead.data import microbatches
+from fairlead.metrics import Sums
+from fairlead.models import target_logprobs
+from fairlead.optim import Updater, WeightAverage, check_finite
+from fairlead.rollout import Credit, Rollout, scatter, values_before
+from fairlead.scalar import ScalarModel
+from fairlead.strategy import Strategy
+from fairlead_plugins.ppo.config import PpoStageConfig
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns from rollouts.
+
+    Attributes:
+        policy: The policy; in evaluation mode, so that no forward has dropout.
+        value: The value model, or None.
+        policy_updater: The policy's optimizer.
+        value_updater: The value model's, or None.
+        algorithm: Where credit comes from.
+        policy_loss: The policy's loss.
+        value_loss: The value model's.
+        auxiliary: Further losses on the policy.
+        average: The average of the policy's weights, or None.
+        strategy: Where the models are.
+        config: The stage's settings.
+    """
+
+    policy: Any
+    value: ScalarModel | None
+    policy_updater: Updater
+    value_updater: Updater | None
+    algorithm: Algorithm
+    policy_loss: PolicyLoss
+    value_loss: ValueLoss
+    auxiliary: Sequence[AuxiliaryLoss]
+    average: WeightAverage | None
+    strategy: Strategy
+    config: PpoStageConfig
+
+
+def update(
+    learner: Learner, rollout: Rollout, credit: Credit, iteration: int, seed: int
+) -> dict[str, float]:
+    """Train policy and value model on one rollout; returns metrics.
+
+    Args:
+        learner: What learns.
+        rollout: The rollout.
+        credit: What the algorithm made of it.
+        iteration: Counted from 1; decides the learning rate.
+        seed: Of the random split into minibatches.
+    """
+    cfg = learner.config
+    sums, last = Sums(), {}
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(cfg.epochs):
+        order = torch.randperm(len(rollout), generator=generator)
+        for rows in order.split(cfg.minibatch_size):
+            # 1. Policy and value losses, into the gradient buffers.
+            tokens = _accumulate(learner, rollout, credit, rows, sums, iteration)
+            # 2. Auxiliary losses (ptx), into the same buffers (fidelity item 24).
+            for term in learner.auxiliary:
+                for name, value in term.backward(learner.policy, len(rows), tokens).items():
+                    sums.add(name, value, 1.0)
+            # 3. One optimizer step of each model; then the average.
+            last = learner.policy_updater.step(iteration, cfg.iterations)
+            if learner.value_updater:
+                step = learner.value_updater.step(iteration, cfg.iterations)
+                last |= {f"value/{name}": number for name, number in step.items()}
+            if learner.average and cfg.weight_average and cfg.weight_average.every == "step":
+                learner.average.update()
+    if learner.average and cfg.weight_average and cfg.weight_average.every == "iteration":
+        learner.average.update()
+    means = sums.means()
+    means["val/ratio_var"] = means.pop("val/ratio_sq", 1.0) - means.get("val/ratio", 1.0) ** 2
+    return {**means, **last}
+
+
+def _accumulate(
+    learner: Learner,
+    rollout: Rollout,
+    credit: Credit,
+    rows: Tensor,
+    sums: Sums,
+    iteration: int,
+) -> int:
+    """Run one minibatch backwards, microbatch by microbatch; returns its response tokens.
+
+    Every microbatch is divided by the weight of the whole minibatch, so the gradient does
+    not depend on how it is cut (fidelity item 22).
+    """
+    cfg = learner.config
+    rows = rows.to(rollout.tokens.device)
+    mask = rollout.response_mask[rows]
+    advantages = learner.algorithm.minibatch_advantages(credit.advantages[rows], mask)
+    tokens = learner.strategy.sum(int(mask.sum()))
+    sequences = learner.strategy.sum(len(rows))
+    divisor = tokens if cfg.loss_normalisation == "token_mean" else sequences
+    lengths = (rollout.prompt_lengths + rollout.response_lengths)[rows]
+    for group in microbatches(lengths.tolist(), cfg.rollout.token_budget):
+        inner = torch.tensor(group, device=rows.device)
+        micro = _Micro(rollout, credit, rows[inner], advantages[inner])
+        term = _policy_term(learner, micro)
+        loss = float(term.total.detach())
+        check_finite(loss, "the policy loss", iteration)
+        (term.total / divisor).backward()
+        sums.add_all(term.metrics)
+        if learner.value is not None:
+            term = _value_term(learner, learner.value, micro)
+            check_finite(float(term.total.detach()), "the value loss", iteration)
+            (cfg.value_coefficient * term.total / divisor).backward()
+            sums.add_all(term.metrics)
+    return int(tokens)
+
+
+@dataclass(frozen=True)
+class _Micro:
+    """Some rows of a rollout, cut to the longest of them."""
+
+    rollout: Rollout
+    credit: Credit
+    rows: Tensor
+    advantages: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        lengths = self.rollout.prompt_lengths + self.rollout.response_lengths
+        return self.rollout.tokens[self.rows, : int(lengths[self.rows].max())]
+
+    @property
+    def targets(self) -> Tensor:
+        return self.rollout.targets[self.rows, : self.tokens.shape[1]]
+
+    @property
+    def width(self) -> int:
+        return int(self.rollout.response_lengths[self.rows].max())
+
+    @property
+    def mask(self) -> Tensor:
+        return self.rollout.response_mask[self.rows, : self.width]
+
+    def cut(self, values: Tensor) -> Tensor:
+        """Return these rows of a ``[B, T]`` tensor."""
+        return values[self.rows, : self.width]
+
+
+def _policy_term(learner: Learner, micro: _Micro) -> LossTerm:
+    with learner.strategy.autocast():
+        logprobs, entropy = target_logprobs(
+            learner.policy, micro.tokens, micro.targets, learner.config.rollout.temperature
+        )
+    return learner.policy_loss(
+        PolicyBatch(
+            logprobs=scatter(logprobs, micro.mask),
+            entropy=scatter(entropy, micro.mask),
+            old_logprobs=micro.cut(micro.rollout.logprobs),
+            ref_logprobs=micro.cut(micro.rollout.ref_logprobs),
+            advantages=micro.advantages[:, : micro.width],
+            response_mask=micro.mask,
+        )
+    )
+
+
+def _value_term(learner: Learner, value: ScalarModel, micro: _Micro) -> LossTerm:
+    with learner.strategy.autocast():
+        values = values_before(value, micro.tokens, micro.targets)
+    return learner.value_loss(
+        ValueBatch(
+            values=scatter(values, micro.mask),
+            old_values=micro.cut(micro.rollout.values),
+            returns=micro.cut(micro.credit.returns),
+            response_mask=micro.mask,
+        )
+    )

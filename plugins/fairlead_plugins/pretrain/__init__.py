@@ -1,0 +1,1 @@
+"""Causal language modelling: the pretraining stage, and pretraining text in later ones."""

@@ -1,0 +1,1 @@
+"""The reward model, trained on K-way rankings."""

@@ -1,0 +1,1 @@
+"""Data sources: where prompts, demonstrations, comparisons and text come from."""

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from tolerances import CHI_SQUARED_LEVEL
+
+from fairlead_kernels import philox_uniform
+from fairlead_kernels.philox import philox4x32
+
+ALL = 0xFFFFFFFF
+
+# Random123 1.14, tests/kat_vectors, philox4x32 10.
+KNOWN = [
+    (
+        (0, 0, 0, 0),
+        (0, 0),
+        (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
+    ),
+    (
+        (ALL, ALL, ALL, ALL),
+        (ALL, ALL),
+        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+    ),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+def words(*values):
+    return tuple(torch.tensor([v]) for v in values)
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_published_vectors(counter, key, expected):
+    assert tuple(int(x) for x in philox4x32(words(*counter), key)) == expected
+
+
+def test_vectorised_counters_are_the_single_ones():
+    counters = tuple(torch.tensor(column) for column in zip(*(k[0] for k in KNOWN), strict=True))
+    out = philox4x32(counters, KNOWN[0][1])
+    assert tuple(int(x[0]) for x in out) == KNOWN[0][2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_layout_of_key_counter_and_result(seed, iteration, sequence, position):
+    """The layout that other implementations have to keep, in plain integers."""
+    counter = (position, sequence % 2**32, sequence >> 32, iteration)
+    x0, x1, _, _ = (int(x) for x in philox4x32(words(*counter), (seed % 2**32, seed >> 32)))
+    expected = (x0 * 2**21 + x1 // 2**11) / 2**53
+    drawn = philox_uniform(seed, iteration, torch.tensor([sequence]), torch.tensor([position]))
+    assert drawn.dtype == torch.float64
+    assert drawn.item() == expected
+    assert 0 <= drawn.item() < 1
+
+
+def test_the_number_of_a_key_does_not_depend_on_the_batch():
+    """Fidelity item 14: (seed, iteration, sequence, position) alone."""
+    sequence, position = torch.arange(100) % 7, torch.arange(100) // 7
+    whole = philox_uniform(5, 3, sequence, position)
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(philox_uniform(5, 3, sequence[order], position[order]), whole[order])
+    assert torch.equal(philox_uniform(5, 3, sequence[41:42], position[41:42]), whole[41:42])
+
+
+def test_every_part_of_the_key_changes_the_number():
+    base = (1, 2, 3, 4)
+    numbers = set()
+    for part in range(-1, 4):
+        for bit in (0, 1, 31) if part >= 0 else (0,):
+            seed, iteration, sequence, position = (
+                value ^ (1 << bit) if i == part else value for i, value in enumerate(base)
+            )
+            drawn = philox_uniform(
+                seed, iteration, torch.tensor([sequence]), torch.tensor([position])
+            )
+            numbers.add(drawn.item())
+    assert len(numbers) == 1 + 4 * 3
+
+
+def test_numbers_are_uniform():
+    index = torch.arange(100_000)
+    drawn = philox_uniform(0, 0, index // 100, index % 100).numpy()
+    counts = np.histogram(drawn, bins=100, range=(0, 1))[0]
+    assert stats.chisquare(counts).pvalue > CHI_SQUARED_LEVEL
+
+
+def test_keys_out_of_range_are_errors():
+    one = torch.tensor([1])
+    with pytest.raises(ValueError, match="seed"):
+        philox_uniform(-1, 0, one, one)
+    with pytest.raises(ValueError, match="iteration"):
+        philox_uniform(0, 2**32, one, one)
+    for sequence, position in ((-one, one), (one, -one), (one, one * 2**32)):
+        with pytest.raises(ValueError, match="position"):
+            philox_uniform(0, 0, sequence, position)
+    with pytest.raises(ValueError, match="int64"):
+        philox_uniform(0, 0, one.int(), one)

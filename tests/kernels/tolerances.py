@@ -1,0 +1,47 @@
+"""Every tolerance of the kernel tests, and the rule they come from.
+
+A kernel is right when its error against float64 is at most that of plain torch in the same dtype,
+twice over, or 4 ulp, whichever is larger (DESIGN, 'Kernels'). What is exact is tested with `==`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PLAIN_FACTOR = 2.0
+ULPS = 4.0
+
+# Vocabulary gradients sum to 0 in exact arithmetic. In float32 each of V terms of size at most 1 is
+# rounded once, and the errors add up like a random walk at worst a few ulp of 1 wide.
+GRADIENT_SUM = 1e-5
+
+# The level under which a chi-squared test of 1e5 fixed draws is called a failure.
+CHI_SQUARED_LEVEL = 1e-3
+
+
+def ulp(x: Tensor) -> Tensor:
+    """The float32 spacing at |x|, as float64."""
+    x32 = x.abs().float()
+    return torch.nextafter(x32, torch.full_like(x32, float("inf"))).double() - x32.double()
+
+
+def assert_within_error_rule(
+    actual: Tensor, plain: Tensor, exact: Tensor, terms: Tensor | None = None
+) -> None:
+    """The error rule. `plain` is torch's own float32 result, `exact` the float64 one.
+
+    An ulp is one of the exact result or, where terms of both signs cancel (a gradient, a sum of
+    losses), one of `terms`, the size of what was added up.
+    """
+    assert actual.shape == exact.shape
+    assert exact.dtype == torch.float64
+    error = (actual.double() - exact).abs()
+    worst_plain = (plain.double() - exact).abs().max() if plain.numel() else torch.tensor(0.0)
+    allowed = torch.maximum(
+        PLAIN_FACTOR * worst_plain, ULPS * ulp(exact if terms is None else terms)
+    )
+    assert bool((error <= allowed).all()), (
+        f"error {error.max():.3e}, plain torch {worst_plain:.3e}, worst excess "
+        f"{(error - allowed).max():.3e}"
+    )
