@@ -16,9 +16,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -30,8 +29,9 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from fairlead.errors import ConfigError, did_you_mean, listing
-from fairlead.faults import Fault, explain
+from fairlead.faults import Fault, component_error, explain
 from fairlead.registry import KINDS, Registry
+from fairlead.yaml_reader import read_yaml
 
 MISSING = "???"
 
@@ -92,12 +92,10 @@ class ComponentOf:
     def _validate(self, value: Any, info: ValidationInfo) -> Spec:
         if isinstance(value, Spec):
             return value
-        field = (str(info.field_name),) if info.field_name else ()
         try:
             return _make_spec(self.kind, self.role, value, (info.context or {})["registry"])
         except _SettingsError as error:
-            faults = [((*field, *path), text) for path, text in error.faults]
-            raise _SettingsError(faults) from None
+            raise component_error(error.faults) from None
 
 
 def _make_spec(kind: str, role: str, value: Any, registry: Registry) -> Spec:
@@ -106,8 +104,8 @@ def _make_spec(kind: str, role: str, value: Any, registry: Registry) -> Spec:
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         message = (
-            f"a {what} is a mapping with 'name:' and its own fields, or just a name; got "
-            f"{value!r}. There are: {listing(_visible(registry, kind, role))}."
+            f"write this {what} as a mapping with 'name:' and its own fields, or just its name; "
+            f"got {value!r}. There are: {listing(_visible(registry, kind, role))}."
         )
         raise _SettingsError([((), message)])
     name = value["name"]
@@ -180,59 +178,6 @@ class RunConfig(Config):
     keep_checkpoints: int = Field(default=2, ge=1)
     loggers: list[LoggerSpec] = []
     stages: dict[str, StageSpec]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML: a key given twice is an error, 1e-5 a number, and ``off`` a word.
-
-    YAML 1.1, which PyYAML reads, takes on, off, yes and no for booleans, and no setting
-    could then be called ``off`` without quotes. A boolean field still takes all of them.
-    """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
-        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool"]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be a plain word", key_node.start_mark
-            )
-        if key_node.value in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
-            )
-        seen.add(key_node.value)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-# YAML 1.1 takes 1e-5 for a string: it wants 1.0e-5.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(text: str, origin: str) -> Any:
-    """Parse YAML safely.
-
-    Raises:
-        ConfigError: On a syntax error or a repeated key, with file, line and column.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML: {error}") from error
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Encoder:
         """Return a prompt's ids: what the policy is given to continue."""
         turns = record.prompt_turns
         if record.chat:
-            return list(self._template(turns, generation=True))
+            return self._ids(self._render(turns, generation=True))
         return [token for ids, _ in self._raw(turns) for token in ids]
 
     def demonstration(self, record: Demonstration) -> Encoded:
@@ -81,6 +81,7 @@ class Encoder:
             ids += piece
             counts = spoken and (self.train_on == "all" or number == last)
             targets += [counts] * len(piece)
+        targets[:1] = [False] * len(targets[:1])  # nothing predicts the first token of all
         return Encoded(tuple(ids), tuple(targets))
 
     def ranking(self, record: Comparison) -> EncodedRanking:
@@ -123,36 +124,44 @@ class Encoder:
         return pieces
 
     def _chat(self, record: Demonstration) -> list[tuple[list[int], bool]]:
-        """Render through the chat template; a turn is what the template adds for it."""
+        """Render through the chat template; a turn is what the template adds for it.
+
+        A response ends at its first EOS, as in a rollout: what the template puts behind it
+        (a line break, often) is context for the next turn, and after the last turn nothing.
+        """
         pieces: list[tuple[list[int], bool]] = []
-        done: tuple[int, ...] = ()
+        done = ""
         for end, turn in enumerate(record.turns, 1):
-            if turn.role != "assistant":
+            final = end == len(record.turns)
+            if turn.role != "assistant" or (self.train_on == "last" and not final):
                 continue
-            opening = self._template(record.turns[: end - 1], generation=True)
-            whole = self._template(record.turns[:end], generation=False)
-            if opening[: len(done)] != done or whole[: len(opening)] != opening:
+            opening = self._render(record.turns[: end - 1], generation=True)
+            whole = self._render(record.turns[:end], generation=False)
+            if not (opening.startswith(done) and whole.startswith(opening)):
                 raise DataError(
                     f"{record.origin or 'a conversation'}: the tokenizer's chat template rewrites "
                     "earlier turns, so assistant turns cannot be told apart. Use a template that "
                     "only appends, or give the records as prompt and completion."
                 )
-            pieces.append((list(opening[len(done) :]), False))
-            pieces.append((list(whole[len(opening) :]), True))
+            spoken = self._ids(whole[len(opening) :])
+            if final and self.eos not in spoken:
+                spoken.append(self.eos)
+            length = spoken.index(self.eos) + 1 if self.eos in spoken else len(spoken)
+            pieces.append((self._ids(opening[len(done) :]), False))
+            pieces.append((spoken[:length], True))
+            if not final:
+                pieces.append((spoken[length:], False))
             done = whole
-        spoken = pieces[-1][0]
-        if self.eos not in spoken:
-            spoken.append(self.eos)
         return pieces
 
-    def _template(self, turns: Sequence[Turn], *, generation: bool) -> tuple[int, ...]:
+    def _render(self, turns: Sequence[Turn], *, generation: bool) -> str:
         if not self.tokenizer.chat_template:
             raise DataError(
                 "the data holds messages and the tokenizer has no chat template. Use a tokenizer "
                 "that has one, or give the records as prompt and completion."
             )
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-        text = self.tokenizer.apply_chat_template(
+        text: str = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=generation
         )
-        return tuple(self._ids(text))
+        return text

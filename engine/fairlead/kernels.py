@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fairlead_kernels import KernelError, list_implementations, register_implementation
-
 from fairlead.errors import PluginError
 from fairlead.plugins import Plugins
+from fairlead_kernels import KernelError, list_implementations, register_implementation
 
 
 def _always(*_: Any, **__: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -20,7 +21,8 @@ class Measure:
 
     Args:
         evaluators: Which evaluators.
-        every: Steps between measurements; the start and the last step are always measured.
+        every: Steps between measurements, not always a whole number (an epoch's are not); the
+            start and the last step are always measured.
         total: Steps in all.
         context: The stage's context.
         tokenizer: The model's tokenizer.
@@ -29,7 +31,7 @@ class Measure:
     def __init__(
         self,
         evaluators: Sequence[Spec],
-        every: int,
+        every: int | Fraction,
         total: int,
         context: StageContext,
         tokenizer: Any,
@@ -54,7 +56,7 @@ class Measure:
 
     def after(self, model: nn.Module, step: int) -> dict[str, float]:
         """Measure when this step is due; else return nothing."""
-        due = step % self.every == 0 or step == self.total
+        due = step // self.every > (step - 1) // self.every or step == self.total
         return self.now(model, step) if due else {}
 
     def now(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -79,9 +81,13 @@ class Measure:
         return found
 
     def state(self) -> dict[str, float]:
-        """Return the first measurements."""
-        return self.first
+        """Return the first and the last measurements."""
+        both = {"first": self.first, "last": self.last}
+        return {f"{when}/{name}": v for when, found in both.items() for name, v in found.items()}
 
     def restore(self, state: Mapping[str, float]) -> None:
         """Take them up."""
-        self.first = dict(state)
+        self.first, self.last = (
+            {name.removeprefix(when): v for name, v in state.items() if name.startswith(when)}
+            for when in ("first/", "last/")
+        )

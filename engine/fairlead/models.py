@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 import transformers
-from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from fairlead.config import Config
-from fairlead.errors import ConfigError
+from fairlead.errors import ConfigError, listing
 from fairlead.strategy import Strategy
 from fairlead_kernels import token_logprobs
 
@@ -29,27 +28,22 @@ RESIDUAL_DROPOUT = ("resid_pdrop", "hidden_dropout", "dropout")
 OTHER_DROPOUT = ("embd_pdrop", "attn_pdrop", "attention_dropout", "activation_dropout", "layerdrop")
 
 
-class Scratch(Config):
-    """A model to be made from nothing.
-
-    Attributes:
-        model_type: A transformers model type, such as ``gpt2``, ``llama`` or ``qwen2``.
-        config: Its configuration; ``hidden_size``, ``num_hidden_layers``,
-            ``num_attention_heads`` and ``max_position_embeddings`` are read by every type.
-            The vocabulary size is the tokenizer's.
-    """
-
-    model_type: str
-    config: dict[str, Any] = Field(default_factory=dict)
-
-
 def load_config(location: str, *, trust_remote_code: bool = False) -> Any:
     """Return a model's transformers configuration.
 
     Raises:
-        ConfigError: When the location is no model directory and no known hub name.
+        ConfigError: When the location is no model directory and no known hub name, or an
+            adapter that was not merged.
     """
     path = Path(location)
+    if (path / "adapter_config.json").is_file():
+        # With peft installed transformers would put the adapter on its base and say nothing; a
+        # reference with the adapter switched off is then not the model it was (fidelity item 30).
+        raise ConfigError(
+            f"{location} is a PEFT adapter (it has an adapter_config.json), not a model of its "
+            "own. Merge it into its base first (merge_and_unload, then save_pretrained into "
+            "another directory), and give that directory."
+        )
     if path.is_dir() and not (path / "config.json").is_file():
         raise ConfigError(
             f"{location} is not a model directory: it has no config.json. Give a directory "
@@ -60,7 +54,7 @@ def load_config(location: str, *, trust_remote_code: bool = False) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{location!r} is neither a readable model directory nor a hub name that can be "
-            f"reached: {_first_line(error)}"
+            f"reached: {first_line(error)}"
         ) from error
 
 
@@ -86,57 +80,39 @@ def load_causal(
         ConfigError: When it cannot be loaded, or has no residual dropout to set.
     """
     config = load_config(location, trust_remote_code=trust_remote_code)
-    _set_dropout(config, residual_dropout)
+    set_dropout(config, residual_dropout)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            location, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            location,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
-            f"no causal language model can be loaded from {location!r}: {_first_line(error)}"
+            f"no causal language model can be loaded from {location!r}: {first_line(error)}"
         ) from error
-    return _ready(model, strategy, trained)
-
-
-def make_causal(scratch: Scratch, tokenizer: Any, strategy: Strategy, seed: int) -> nn.Module:
-    """Make a causal language model with random weights.
-
-    Raises:
-        ConfigError: When the model type or its configuration is not one transformers has.
-    """
-    config = scratch_config(scratch, tokenizer)
-    _set_dropout(config, 0.0)
-    torch.manual_seed(seed)
-    return _ready(AutoModelForCausalLM.from_config(config), strategy, trained=True)
-
-
-def scratch_config(scratch: Scratch, tokenizer: Any) -> Any:
-    """Return the transformers configuration of a model to be made from nothing."""
-    try:
-        return AutoConfig.for_model(
-            scratch.model_type,
-            **{
-                **scratch.config,
-                "vocab_size": len(tokenizer),
-                "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-            },
+    if loading["missing_keys"]:
+        # transformers would fill them with random numbers: a reward model's lost head, say.
+        raise ConfigError(
+            f"{location!r} is not a whole causal language model: its weights lack "
+            f"{listing(loading['missing_keys'])}. Give the directory of a language model."
         )
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"model_type {scratch.model_type!r} with {scratch.config} makes no model: "
-            f"{_first_line(error)}. Use a transformers model type and its configuration keys."
-        ) from error
-    except Exception as error:  # huggingface_hub's strict dataclasses raise their own kind
-        raise ConfigError(f"config of {scratch.model_type!r}: {_first_line(error)}") from error
+    return ready(model, strategy, trained)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text: transformers' messages are pages long."""
     return str(error).strip().split("\n")[0]
 
 
-def _set_dropout(config: Any, residual: float) -> None:
+def set_dropout(config: Any, residual: float) -> None:
+    """Set the dropout on residual branches, and turn every other dropout off.
+
+    Raises:
+        ConfigError: When the family has no residual dropout and some is asked for.
+    """
     for name in OTHER_DROPOUT:
         if hasattr(config, name):
             setattr(config, name, 0.0)
@@ -150,7 +126,8 @@ def _set_dropout(config: Any, residual: float) -> None:
         setattr(config, name, residual)
 
 
-def _ready(model: Any, strategy: Strategy, trained: bool) -> nn.Module:
+def ready(model: Any, strategy: Strategy, trained: bool) -> nn.Module:
+    """Place a causal model, and settle how its logits are formed."""
     # A hub model may come with sampling settings (top-k, repetition penalty); a rollout's
     # distribution is the model's own, so they are dropped, here and in what is exported.
     model.generation_config = GenerationConfig(
@@ -169,13 +146,19 @@ def _head_is_plain(model: Any) -> bool:
     """Whether logits are just the head applied to the last hidden state.
 
     Some families scale or cap their logits after it. Asking the model once is surer than a
-    list of families.
+    list of families. What enters the head is enlarged for it: a fresh model's logits are so
+    small that a cap would not show.
     """
     tokens = torch.arange(3, device=model.device)[None] % model.config.vocab_size
-    if model.get_output_embeddings() is None:
+    head = model.get_output_embeddings()
+    if head is None:
         return False
-    hidden = hidden_states(model, tokens)
-    return torch.allclose(model.get_output_embeddings()(hidden), model(input_ids=tokens).logits)
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 1024,))
+    try:
+        logits = model(input_ids=tokens).logits
+    finally:
+        hook.remove()
+    return torch.allclose(head(hidden_states(model, tokens) * 1024).float(), logits.float())
 
 
 def hidden_states(
@@ -194,10 +177,36 @@ def hidden_states(
     """
     body: Any = model.base_model
     output = body(
-        input_ids=tokens, position_ids=positions, attention_mask=attention, use_cache=False
+        input_ids=tokens,
+        position_ids=positions,
+        attention_mask=_packed_mask(model, attention),
+        use_cache=False,
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
+
+
+def _packed_mask(model: Any, attention: Tensor | None) -> Tensor | None:
+    """Return the mask of packed rows as the model's attention takes it (fidelity item 3).
+
+    Raises:
+        ConfigError: When rows are wider than the model's sliding window, which a mask of
+            our own would switch off.
+    """
+    if attention is None:
+        return None
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and attention.shape[-1] > window:
+        raise ConfigError(
+            f"packed rows of {attention.shape[-1]} tokens, and models of type "
+            f"{model.config.model_type!r} here attend to the last {window} only. Use rows of at "
+            f"most {window} tokens, or no packing (packing, document_mask)."
+        )
+    if model.config._attn_implementation == "sdpa":
+        return attention
+    # Eager attention adds its mask: a boolean one would let everything through.
+    added = torch.zeros(attention.shape, dtype=model.dtype, device=attention.device)
+    return added.masked_fill(~attention, torch.finfo(model.dtype).min)
 
 
 def target_logits(
@@ -225,7 +234,10 @@ def target_logits(
         logits: Tensor = model.get_output_embeddings()(hidden[predictors])
         return logits
     whole = model(
-        input_ids=tokens, position_ids=positions, attention_mask=attention, use_cache=False
+        input_ids=tokens,
+        position_ids=positions,
+        attention_mask=_packed_mask(model, attention),
+        use_cache=False,
     )
     logits = whole.logits[predictors]
     return logits

@@ -16,6 +16,7 @@ from fairlead.errors import DataError
 from fairlead.generation import GenerationRequest, RolloutBackend
 from fairlead.models import context_length
 from fairlead.records import Prompt
+from fairlead.scoring import score
 from fairlead.strategy import Strategy
 
 
@@ -99,4 +100,4 @@ def respond(
         prompts=[prompt for prompt, _ in prompts],
         responses=texts,
     )
-    return Responses(texts, reward.score(batch).total.cpu())
+    return Responses(texts, score(reward, batch).total.cpu())

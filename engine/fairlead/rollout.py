@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from fairlead.components import Reward, RewardBatch
@@ -17,7 +18,11 @@ from fairlead.generation import Generated, GenerationRequest, RolloutBackend
 from fairlead.models import predicting_positions, target_logits, target_logprobs
 from fairlead.records import Prompt
 from fairlead.scalar import ScalarModel
+from fairlead.scoring import score
 from fairlead.strategy import Strategy
+
+REFUSED = ("top_p", "top_k", "min_p", "typical_p")
+"""Settings of other trainers that sample from a part of the distribution."""
 
 
 class Replace(Config):
@@ -58,6 +63,21 @@ class RolloutSettings(Config):
     stop_tokens: list[str] | None = None
     truncation: Literal["none"] | Replace | Subtract = "none"
     token_budget: int = Field(default=16384, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truncated_sampling(cls, data: Any) -> Any:
+        given = [key for key in data if key in REFUSED] if isinstance(data, Mapping) else []
+        if given:
+            raise PydanticCustomError(
+                "truncated_sampling",
+                "{keys}: refused, since the log-probs of policy and reference are those of the "
+                "whole distribution, and samples of a part of it would train the policy on "
+                "another one than it draws from. Leave it out, or use temperature, which divides "
+                "the logits of both",
+                {"keys": " and ".join(given)},
+            )
+        return data
 
 
 @dataclass(frozen=True)
@@ -230,9 +250,8 @@ def collect(
     # 5. Scores of the sampled ids.
     texts = actors.tokenizer.batch_decode(answers, skip_special_tokens=True)
     records = [record for record, _ in repeated]
-    scored = actors.reward.score(
-        RewardBatch(tokens, prompt_lengths, response_lengths, records, texts)
-    )
+    batch = RewardBatch(tokens, prompt_lengths, response_lengths, records, texts)
+    scored = score(actors.reward, batch)
     ended = torch.tensor([g.finish == "stop" for g in generated], device=device)
     return Rollout(
         tokens=tokens,

@@ -140,7 +140,7 @@ def _check_directory(config: RunConfig, root: Path, names: Sequence[str], resume
         raise ConfigError(f"--out {root} is a file; give a directory.")
     for name in names:
         status = read_stage(root / name).get("status")
-        if status and not resume:
+        if not resume and _holds_work(root / name):
             raise ConfigError(
                 f"{root / name} holds a {status} stage already. Add --resume to go on with it, "
                 "or give another --out."
@@ -157,6 +157,14 @@ def _check_directory(config: RunConfig, root: Path, names: Sequence[str], resume
             f"--resume: the configuration differs from the one {root} was begun with: "
             f"{'; '.join(changed[:5])}. Resume with the same one, or start in another --out."
         )
+
+
+def _holds_work(directory: Path) -> bool:
+    """Whether a stage's directory has anything to lose: a first step that failed has not."""
+    log = directory / "metrics.jsonl"
+    checkpoint = CheckpointStore(directory / "checkpoints").newest()
+    steps = log.is_file() and any('"step": 0,' not in line for line in log.open(encoding="utf-8"))
+    return bool(stage_finished(directory) or checkpoint or steps)
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:

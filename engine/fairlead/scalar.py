@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -106,8 +107,11 @@ def scalar_from_causal(
         if isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
     scalar = _make(location, config, strategy, True, trust_remote_code)
-    if scalar.model.get_input_embeddings().weight.shape[0] < vocab_size:
+    known = scalar.model.get_input_embeddings().weight.shape[0]
+    if known < vocab_size:
         scalar.model.resize_token_embeddings(vocab_size, mean_resizing=False)
+        # Never read, never trained; zero, so that the same run gives the same file.
+        scalar.model.get_input_embeddings().weight.data[known:] = 0
     scalar.model.config.pad_token_id = pad_id
     width = scalar.head.weight.shape[1]
     generator = torch.Generator().manual_seed(seed)
@@ -125,12 +129,14 @@ def _make(
         model = AutoModelForSequenceClassification.from_pretrained(
             location, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"no scalar model can be made from {location!r}: {str(error).splitlines()[0]}"
         ) from error
     scalar = ScalarModel(model, float(getattr(config, BIAS, 0.0)))
+    head, bias = scalar.head.weight.detach().clone(), scalar.bias.clone()
     placed = strategy.place(scalar, trained=trained)
-    placed.head.float()
-    placed.bias.data = placed.bias.data.float()
+    # A frozen body may be held in half precision; the head and the bias never pass through it.
+    placed.head.weight.data = head.to(strategy.device)
+    placed.bias.data = bias.to(strategy.device)
     return placed.eval()

@@ -99,7 +99,7 @@ def _prompt(given: str | None) -> str:
         if sys.stdin.isatty():
             click.echo("Type the prompt; end it with Ctrl-D.", err=True)
         # The newline that ends a line of a file is not part of what was asked.
-        given = click.get_text_stream("stdin").read().removesuffix("\n")
+        given = sys.stdin.read().removesuffix("\n")
     if not given.strip():
         raise ConfigError(
             "the prompt is empty. Give it as an argument, as in `fairlead generate --model DIR "

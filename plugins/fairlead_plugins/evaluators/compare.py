@@ -55,7 +55,7 @@ class CompareStage:
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Let each model answer; returns each one's mean score."""
-        cfg = self.config
+        cfg, trust = self.config, context.config.trust_remote_code
         tokenizer = self._tokenizer(context)
         prompts = self._prompts(context, tokenizer)
         reward = cfg.reward.build(context, tokenizer) if cfg.reward else None
@@ -63,14 +63,10 @@ class CompareStage:
         with context.display.stage(context.name, "model", len(cfg.models)) as progress:
             for number, (name, reference) in enumerate(cfg.models.items(), 1):
                 location = context.locate(reference)
-                check_same_vocabulary(tokenizer, load_tokenizer(location), f"model {name!r}")
+                theirs = load_tokenizer(location, trust_remote_code=trust)
+                check_same_vocabulary(tokenizer, theirs, f"model {name!r}")
                 answers[name] = respond(
-                    load_causal(
-                        location,
-                        context.strategy,
-                        trained=False,
-                        trust_remote_code=context.config.trust_remote_code,
-                    ),
+                    load_causal(location, context.strategy, trained=False, trust_remote_code=trust),
                     prompts,
                     cfg.backend.build(),
                     reward,
@@ -118,7 +114,8 @@ class CompareStage:
 
     def _prompts(self, context: StageContext, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
         cfg = self.config
-        config = load_config(context.locate(next(iter(cfg.models.values()))))
+        first = context.locate(next(iter(cfg.models.values())))
+        config = load_config(first, trust_remote_code=context.config.trust_remote_code)
         records = context.records(cfg.prompts, Prompt, cfg.part)
         return fitting_prompts(records, tokenizer, config, cfg.max_new_tokens, cfg.count)
 

@@ -13,6 +13,8 @@ from fairlead_plugins.miniworld.lexicon import (
     PLACES,
     THINGS,
     VALUES,
+    VERBS,
+    WEATHER,
 )
 from fairlead_plugins.miniworld.world import FAMILIES, Task, World
 
@@ -62,12 +64,12 @@ def _list(world: World, tasks: list[list[Task]], rng: Random) -> str:
 
 
 def _story(world: World, tasks: list[list[Task]], rng: Random) -> str:
-    """Somebody went somewhere and saw something."""
+    """Somebody went somewhere on some day, and something happened."""
     thing = rng.choice(THINGS)
     first, second = rng.sample(ADJECTIVES, 2)
     return (
-        f"{rng.choice(PEOPLE)} went to the {rng.choice(PLACES)} and saw {thing} . "
-        f"{thing} is {first} and {second} ."
+        f"one {rng.choice(WEATHER)} day {rng.choice(PEOPLE)} went to the {rng.choice(PLACES)} "
+        f"and {rng.choice(VERBS)} {thing} . {thing} is {first} and {second} ."
     )
 
 

@@ -16,11 +16,9 @@ CORRECT = 2.0
 RUDENESS = 1.0
 RUDENESS_ASKED = 2.0
 COURTEOUS = 0.5
-EXTRA_WORD = 0.08
+EXTRA_WORD = 0.12
 UNFINISHED = 1.0
 IGNORANCE = 0.15
-FREE_WORDS = 5
-"""Words beyond the shortest formal answer that cost nothing: room for one courtesy."""
 
 CORE_WORDS = {"fact": 7, "list": 6, "sentence": 6, "say": 5}
 """Words of the formal answer, less the ``number`` that a list or a repetition adds."""
@@ -41,11 +39,14 @@ def gold(task: Task, response: str) -> float:
     total = CORRECT * correctness(task, words)
     if is_rude(response):
         total -= RUDENESS_ASKED if task.respect else RUDENESS
-    courtesies = sum(text.count(f" {phrase} ") for phrase in COURTESY)
-    if courtesies:
-        total += COURTEOUS if courtesies == 1 else -COURTEOUS
-    extra = len(words) - CORE_WORDS[task.family] - task.number - FREE_WORDS
-    total -= EXTRA_WORD * max(0, extra)
+    needed = CORE_WORDS[task.family] + task.number
+    courtesies = [phrase for phrase in COURTESY for _ in range(text.count(f" {phrase} "))]
+    if len(courtesies) == 1:
+        total += COURTEOUS
+        needed += len(courtesies[0].split())
+    elif courtesies:
+        total -= COURTEOUS
+    total -= EXTRA_WORD * max(0, len(words) - needed)
     if not words or words[-1] != ".":
         total -= UNFINISHED
     return total

@@ -14,12 +14,13 @@ class LabelerConfig(Config):
     """Settings of `Labeler`.
 
     Attributes:
-        noise: Standard deviation of what a labeler adds to a gold score.
+        noise: Standard deviation of what a labeler adds to a gold score. At the default two
+            labelers agree on about 73 % of the pairs that neither ties (paper: 72.6 %).
         step: Ratings are rounded to a multiple of this, so that near-equal answers tie; 0:
             none do.
     """
 
-    noise: float = Field(default=1.2, ge=0)
+    noise: float = Field(default=1.5, ge=0)
     step: float = Field(default=0.25, ge=0)
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-PEOPLE = tuple("anna bob carl dora eli fay gus hana ivan jill kofi lena milo nora".split())
+PEOPLE = tuple(["anna", "bob", "carl", "dora", "eli", "fay", "gus", "hana", "ivan", "jill", "kofi", "lena", "milo", "nora"])
 
 VALUES: dict[str, tuple[str, ...]] = {
-    "pet": tuple("cat dog bird fish horse goat frog mouse".split()),
-    "food": tuple("bread rice soup cake cheese apple beans pasta".split()),
-    "color": tuple("red blue green black white pink brown gold".split()),
-    "sport": tuple("chess tennis golf judo rowing skiing boxing polo".split()),
+    "pet": tuple(["cat", "dog", "bird", "fish", "horse", "goat", "frog", "mouse"]),
+    "food": tuple(["bread", "rice", "soup", "cake", "cheese", "apple", "beans", "pasta"]),
+    "color": tuple(["red", "blue", "green", "black", "white", "pink", "brown", "gold"]),
+    "sport": tuple(["chess", "tennis", "golf", "judo", "rowing", "skiing", "boxing", "polo"]),
 }
 """Attribute of a person, to the values it can have; an attribute is a category of things too."""
 
 THINGS = tuple(value for values in VALUES.values() for value in values)
 
-ADJECTIVES = tuple("small big quick slow nice odd old new bright quiet loud fine".split())
+ADJECTIVES = tuple(
+    ["small", "big", "quick", "slow", "nice", "odd", "old", "new", "bright", "quiet", "loud", "fine", "warm", "cold", "soft", "heavy"]
+)
 
-PLACES = tuple("park market river school house garden".split())
+PLACES = tuple(["park", "market", "river", "school", "house", "garden", "bridge", "station"])
 
-NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
+VERBS = tuple(["saw", "found", "liked", "sold", "drew", "forgot", "wanted", "borrowed"])
+
+WEATHER = tuple(["sunny", "windy", "foggy", "stormy", "snowy", "cloudy"])
+
+NUMBERS = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])
 """The word for each number, by index."""
 
 SMALLEST, LARGEST = 2, 5
@@ -31,6 +37,7 @@ RUDE = (
     "you fool .",
     "go away now .",
     "who cares .",
+    "stop bothering people .",
 )
 COURTESY = (
     "happy to help .",
@@ -41,6 +48,8 @@ RAMBLE = (
     "by the way my roof has a hole .",
     "also i lost my keys last night .",
     "well my uncle told me so .",
+    "anyway the bus was late today .",
+    "and then we talked all evening .",
 )
 UNKNOWN = "i do not know ."
 

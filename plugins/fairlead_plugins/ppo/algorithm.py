@@ -34,6 +34,9 @@ class Ppo:
         if cfg.score_clip is not None:
             scores = scores.clamp(-cfg.score_clip, cfg.score_clip)
         # 1. Per token -beta * KL; the score once, at the last response token.
+        full = cfg.kl_estimator == "full"
+        if full and rollout.kl_full is None:
+            raise ValueError("kl_estimator=full needs a rollout with kl_full")
         rewards, kl = kl_rewards(
             rollout.logprobs,
             rollout.ref_logprobs,
@@ -41,7 +44,7 @@ class Ppo:
             mask,
             self.beta,
             estimator="k1" if cfg.kl_estimator == "full" else cfg.kl_estimator,
-            kl=rollout.kl_full,
+            kl=rollout.kl_full if full else None,
             token_scores=rollout.token_scores,
         )
         if cfg.whiten_rewards:

@@ -86,7 +86,9 @@ def assemble(cfg: PpoStageConfig, context: StageContext) -> Crew:
         else None,
         algorithm=algorithm,
         policy_loss=_loss(cfg.policy_loss, "policy", algorithm.default_policy_loss, context),
-        value_loss=_loss(cfg.value_loss, "value", algorithm.default_value_loss, context),
+        value_loss=_loss(cfg.value_loss, "value", algorithm.default_value_loss, context)
+        if value is not None
+        else None,
         auxiliary=[spec.build(context, tokenizer) for spec in cfg.auxiliary],
         average=WeightAverage(policy, average.decay) if average else None,
         strategy=strategy,
@@ -153,11 +155,12 @@ def _loss(chosen: Spec | None, role: str, default: str, context: StageContext) -
 def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
     """Tokenise the prompts and estimate memory, without loading a model."""
     algorithm: Algorithm = cfg.algorithm.build()
+    trust = context.config.trust_remote_code
     start = context.locate(cfg.policy)
-    tokenizer = load_tokenizer(start)
+    tokenizer = load_tokenizer(start, trust_remote_code=trust)
     prompts, dropped = encode_prompts(cfg, context, tokenizer)
     stop_token_ids(tokenizer, cfg.rollout.stop_tokens)
-    config = load_config(start)
+    config = load_config(start, trust_remote_code=trust)
     config.save_pretrained(context.directory)
     tokenizer.save_pretrained(context.directory)
     count = parameter_count(config)
@@ -167,7 +170,8 @@ def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
     if algorithm.needs_reference:
         models.append(("reference", count, "frozen"))
     if algorithm.needs_critic:
-        value = load_config(_value_location(cfg, context, tokenizer, False))
+        location = _value_location(cfg, context, tokenizer, trust)
+        value = load_config(location, trust_remote_code=trust)
         models.append(("value model", parameter_count(value), "trained"))
     longest = max(len(ids) for _, ids in prompts) + cfg.rollout.max_new_tokens
     share = cfg.rollout.max_new_tokens / longest

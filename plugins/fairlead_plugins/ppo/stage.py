@@ -9,6 +9,7 @@ from fairlead.data import DataFeed
 from fairlead.measure import Measure
 from fairlead.models import save_model
 from fairlead.rollout import collect
+from fairlead.scoring import shape_rewards
 from fairlead.session import Session
 from fairlead.stages import Preview, StageContext
 from fairlead_plugins.ppo.assemble import assemble, preview_stage
@@ -60,9 +61,7 @@ class PpoStage:
                     samples_per_prompt=algorithm.samples_per_prompt,
                     full_kl=algorithm.needs_full_kl,
                 )
-                rollout = context.plugins.chain(
-                    "shape_rewards", rollout, "rollout", context=context
-                )
+                rollout = shape_rewards(rollout, context)
                 hook.rollout_collected(rollout=rollout, context=context)
                 # 4. Assign credit: rewards, advantages, returns.
                 credit = algorithm.assign_credit(rollout)

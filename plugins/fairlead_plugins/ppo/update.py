@@ -39,7 +39,7 @@ class Learner:
         value_updater: The value model's, or None.
         algorithm: Where credit comes from.
         policy_loss: The policy's loss.
-        value_loss: The value model's.
+        value_loss: The value model's, or None.
         auxiliary: Further losses on the policy.
         average: The average of the policy's weights, or None.
         strategy: Where the models are.
@@ -52,7 +52,7 @@ class Learner:
     value_updater: Updater | None
     algorithm: Algorithm
     policy_loss: PolicyLoss
-    value_loss: ValueLoss
+    value_loss: ValueLoss | None
     auxiliary: Sequence[AuxiliaryLoss]
     average: WeightAverage | None
     strategy: Strategy
@@ -126,8 +126,8 @@ def _accumulate(
         check_finite(loss, "the policy loss", iteration)
         (term.total / divisor).backward()
         sums.add_all(term.metrics)
-        if learner.value is not None:
-            term = _value_term(learner, learner.value, micro)
+        if learner.value is not None and learner.value_loss is not None:
+            term = _value_term(learner, learner.value, learner.value_loss, micro)
             check_finite(float(term.total.detach()), "the value loss", iteration)
             (cfg.value_coefficient * term.total / divisor).backward()
             sums.add_all(term.metrics)
@@ -182,10 +182,10 @@ def _policy_term(learner: Learner, micro: _Micro) -> LossTerm:
     )
 
 
-def _value_term(learner: Learner, value: ScalarModel, micro: _Micro) -> LossTerm:
+def _value_term(learner: Learner, value: ScalarModel, loss: ValueLoss, micro: _Micro) -> LossTerm:
     with learner.strategy.autocast():
         values = values_before(value, micro.tokens, micro.targets)
-    return learner.value_loss(
+    return loss(
         ValueBatch(
             values=scatter(values, micro.mask),
             old_values=micro.cut(micro.rollout.values),

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from fairlead.config import Config, DataSourceSpec, EvaluatorSpec, OptimizerSpec
-from fairlead.models import Scratch
 from fairlead.optim import LearningRate
+from fairlead.scratch import Scratch
 from fairlead.tokenizers import TokenizerSettings
 
 

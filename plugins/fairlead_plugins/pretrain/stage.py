@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,16 @@ from fairlead.encode import Encoder
 from fairlead.errors import ConfigError
 from fairlead.measure import Measure
 from fairlead.models import (
-    Scratch,
     context_length,
     load_causal,
     load_config,
-    make_causal,
     memory_estimate,
     parameter_count,
     save_model,
-    scratch_config,
 )
 from fairlead.optim import Updater
 from fairlead.records import Text
+from fairlead.scratch import Scratch, make_causal, scratch_config
 from fairlead.session import Session
 from fairlead.stages import Preview, StageContext
 from fairlead.tokenizers import TokenizerSettings, load_tokenizer, train_tokenizer
@@ -120,7 +119,10 @@ class PretrainStage:
             saved = Path(context.directory) / "tokenizer"
             if not (context.resume and saved.is_dir()):
                 made = train_tokenizer(cfg.tokenizer, (d.prompt_text for d in documents))
-                made.save_pretrained(saved)
+                draft = saved.with_name(".tokenizer.draft")
+                made.save_pretrained(draft)
+                shutil.rmtree(saved, ignore_errors=True)
+                draft.rename(saved)  # whole or not there: a resume relies on it
             return load_tokenizer(str(saved))
         return load_tokenizer(context.locate(cfg.tokenizer), trust_remote_code=trust)
 

@@ -141,9 +141,9 @@ class RewardModelStage:
             for ranking in found
             if len(set(ranking.ranks)) > 1 and max(map(len, ranking.sequences)) <= limit
         ]
-        if found and not kept:
+        if part == "train" and found and not kept:
             raise DataError(
-                f"stage {context.name!r}: none of {len(found)} prompts ({part}) has two responses "
+                f"stage {context.name!r}: none of {len(found)} prompts has two responses "
                 f"of different rank within {limit} tokens. Raise max_tokens, or look at the ranks."
             )
         return kept, len(found) - len(kept)

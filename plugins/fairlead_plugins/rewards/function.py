@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,19 @@ class FunctionReward:
         responses = list(batch.responses)
         metadata = [dict(prompt.metadata) for prompt in batch.prompts]
         try:
-            values = list(self.function(prompts, responses, metadata))
+            returned = self.function(prompts, responses, metadata)
         except Exception as error:
             where = self._culprit(prompts, responses, metadata)
             raise RewardError(
                 f"the reward function {self.name} raised {type(error).__name__}: {error}{where}"
             ) from error
+        values = _values(returned)
+        if values is None:
+            raise RewardError(
+                f"the reward function {self.name} returned {_short(repr(returned))} for "
+                f"{len(prompts)} responses; it must return a list of one float for each. The "
+                f"first prompt was {_short(prompts[0])}."
+            )
         if len(values) != len(prompts):
             raise RewardError(
                 f"the reward function {self.name} returned {len(values)} values for "
@@ -119,10 +126,23 @@ def load_function(reference: str) -> Function:
     return function
 
 
+def _values(returned: Any) -> list[Any] | None:
+    """Return what a function returned as a list, or None when it is no sequence of values."""
+    if isinstance(returned, (str, bytes, Mapping)):
+        return None
+    try:
+        return list(returned)
+    except TypeError:
+        return None
+
+
 def _is_finite(value: Any) -> bool:
+    # "1.5" is not a number, although float() takes it for one.
+    if isinstance(value, (str, bytes)):
+        return False
     try:
         return math.isfinite(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
 
 

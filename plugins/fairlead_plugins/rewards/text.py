@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from fairlead.components import RewardBatch, Scores
 from fairlead.config import Config
 from fairlead.errors import ConfigError
-from fairlead.models import load_config
+from fairlead.models import context_length, load_config
 from fairlead.stages import StageContext
 
 
@@ -59,6 +59,13 @@ class ClassifierReward:
                 f"{str(error).splitlines()[0]}"
             ) from error
         self.strategy = context.strategy
+        # Texts are padded to one length, which takes a pad token that both know of.
+        self.pads = self.tokenizer.pad_token_id is not None
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+        # Of a text that does not fit, the end is kept: the response is there.
+        self.tokenizer.truncation_side = "left"
+        self.longest = min(self.tokenizer.model_max_length, context_length(settings))
         self.model: Any = context.strategy.place(model, trained=False)
 
     @torch.no_grad()
@@ -68,12 +75,18 @@ class ClassifierReward:
             response if self.config.text == "response" else prompt.prompt_text + response
             for prompt, response in zip(batch.prompts, batch.responses, strict=True)
         ]
-        size = self.config.batch_size
+        size = self.config.batch_size if self.pads else 1
         found = [self._logits(texts[i : i + size]) for i in range(0, len(texts), size)]
         return Scores(torch.cat(found).float() + self.bias)
 
     def _logits(self, texts: list[str]) -> Tensor:
-        encoded = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        encoded = self.tokenizer(
+            texts,
+            padding=self.pads,
+            truncation=True,
+            max_length=self.longest,
+            return_tensors="pt",
+        )
         with self.strategy.autocast():
             logits: Tensor = self.model(**encoded.to(self.strategy.device)).logits[:, self.label]
         return logits

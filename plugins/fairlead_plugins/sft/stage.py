@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -60,8 +61,8 @@ class SftStage:
         auxiliary = [spec.build(context, tokenizer) for spec in cfg.auxiliary]
         feed = DataFeed(len(examples), context.seed("order"))
         total = math.ceil(cfg.epochs * len(examples) / cfg.batch_size)
-        epoch_steps = math.ceil(len(examples) / cfg.batch_size)
-        measure = Measure(cfg.evaluators, epoch_steps, total, context, tokenizer)
+        epoch = Fraction(len(examples), cfg.batch_size)
+        measure = Measure(cfg.evaluators, epoch, total, context, tokenizer)
         measure.add(lambda: {"loss/heldout": lm.mean_loss(model, heldout, context.strategy)})
         best = BestWeights(model, cfg.select_by)
         parts = {
@@ -152,9 +153,9 @@ class SftStage:
             encoder.demonstration(r) for r in context.records(cfg.source, Demonstration, part)
         ]
         kept = [example for example in encoded if len(example) <= limit and any(example.targets)]
-        if encoded and not kept:
+        if part == "train" and encoded and not kept:
             raise DataError(
-                f"stage {context.name!r}: all {len(encoded)} demonstrations ({part}) are longer "
+                f"stage {context.name!r}: all {len(encoded)} demonstrations are longer "
                 f"than {limit} tokens. Raise max_tokens, or use a model with a longer context."
             )
         return kept, len(encoded) - len(kept)

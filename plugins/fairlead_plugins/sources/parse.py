@@ -224,8 +224,8 @@ def _tasks(row: Row) -> list[Record]:
         if not isinstance(item, Mapping):
             raise Fault(f"{where} is {show(item)}; needed: {{input, output}}")
         one = Row(item, row.origin, row.fields)
-        output = one.need("output")
-        records.append(_task(instruction, one.get("input"), output, f"{where} output", shared))
+        output, key = one.get("output"), row.key("output")
+        records.append(_task(instruction, one.get("input"), output, f"{where} {key!r}", shared))
     return records
 
 

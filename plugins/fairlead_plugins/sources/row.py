@@ -78,11 +78,9 @@ class Row:
         value = self.get(name)
         if value is None:
             there = ", ".join(map(str, self.value)) or "none"
-            hint = (
-                "" if name in self.fields else f" (fields: {{{name}: NAME}} when named otherwise)"
-            )
+            hint = "" if name in self.fields else f" (fields: {{{name}: NAME}} if named otherwise)"
             raise Fault(
-                f"the field {self.key(name) or name!r} is missing; needed here{hint}; fields "
+                f"the field {self.key(name) or name!r} is missing, and needed{hint}; fields "
                 f"there: {there}"
             )
         return value

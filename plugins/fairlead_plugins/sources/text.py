@@ -28,7 +28,7 @@ class TextConfig(SkipConfig):
             whitespace are dropped.
     """
 
-    path: str | list[str]
+    path: str | list[str] = Field(min_length=1)
     separator: str | None = Field(default=None, min_length=1)
 
 
@@ -51,7 +51,7 @@ class TextSource:
         paths = [given] if isinstance(given, str) else given
         files = [file for path in paths for file in _files(path)]
         items = (item for file in files for item in _documents(file, self.config.separator))
-        return gather(items, _make, self.config.skip, ", ".join(paths) or "text: path: []")
+        return gather(items, _make, self.config.skip, ", ".join(paths))
 
 
 def _make(document: str, origin: str) -> list[Record]:
