@@ -16,8 +16,9 @@ from fairlead.generation.hf import HfBackend
 from fairlead.models import load_causal
 from fairlead.plugins import Plugins, load_plugins
 from fairlead.records import Prompt, Turn
-from fairlead.rollout import Actors, Rollout, RolloutSettings, length_mask
+from fairlead.rollout import Actors, Rollout, RolloutSettings
 from fairlead.scalar import load_scalar
+from fairlead.scorer import length_mask
 from fairlead.strategy import SingleDevice
 from fairlead.tokenizers import load_tokenizer
 from fairlead_plugins.ppo.assemble import Crew, assemble

@@ -10,13 +10,6 @@ from typing import Any
 
 import torch
 import yaml
-from fairlead.config import RunConfig, apply_overrides, build_config
-from fairlead.plugins import Plugins, load_plugins
-from fairlead.runner import run
-from fairlead.session import StopSignal
-from fairlead.stages import StageContext
-from fairlead.strategy import SingleDevice
-from fairlead.ui import Display
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -24,6 +17,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedTokenizerFast,
 )
+
+from fairlead.config import RunConfig, apply_overrides, build_config
+from fairlead.plugins import Plugins, load_plugins
+from fairlead.runner import run
+from fairlead.session import StopSignal
+from fairlead.stages import StageContext
+from fairlead.strategy import SingleDevice
+from fairlead.ui import Display
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -147,7 +147,8 @@ class CheckpointStore:
         """Write a checkpoint of every part; returns its directory."""
         final = self.directory / f"step-{step:08d}"
         draft = self.directory / f".draft-{step:08d}"
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in self.directory.glob(".draft-*"):  # by a kill while it was written
+            shutil.rmtree(left)
         draft.mkdir(parents=True)
         numbers = {name: part.numbers() for name, part in parts.items()}
         (draft / "state.json").write_text(json.dumps({"step": step, "parts": numbers}))

@@ -25,6 +25,7 @@ from pydantic import (
     SkipValidation,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
@@ -42,6 +43,22 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, protected_namespaces=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_defaults(cls, data: Any) -> Any:
+        """Let ``algorithm: {lam: 1}`` set one field of the component that is the default."""
+        if not isinstance(data, Mapping):
+            return data
+        named = {
+            key: {"name": cls.model_fields[key].default, **value}
+            for key, value in data.items()
+            if key in cls.model_fields
+            and isinstance(cls.model_fields[key].default, str)
+            and any(isinstance(mark, ComponentOf) for mark in cls.model_fields[key].metadata)
+            and isinstance(value, Mapping)
+        }
+        return {**data, **named}
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def load_causal(
     config = load_config(location, trust_remote_code=trust_remote_code)
     set_dropout(config, residual_dropout)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location,
             config=config,
             dtype=torch.float32,
@@ -93,6 +93,7 @@ def load_causal(
         raise ConfigError(
             f"no causal language model can be loaded from {location!r}: {first_line(error)}"
         ) from error
+    model, loading = loaded
     if loading["missing_keys"]:
         # transformers would fill them with random numbers: a reward model's lost head, say.
         raise ConfigError(

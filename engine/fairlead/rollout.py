@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fairlead.components import Reward, RewardBatch
 from fairlead.config import Config, RolloutBackendSpec
-from fairlead.data import microbatches, pad
+from fairlead.data import pad
 from fairlead.generation import Generated, GenerationRequest, RolloutBackend
-from fairlead.models import predicting_positions, target_logits, target_logprobs
 from fairlead.records import Prompt
 from fairlead.scalar import ScalarModel
+from fairlead.scorer import Scorer, length_mask, response_targets, scatter
 from fairlead.scoring import score
 from fairlead.strategy import Strategy
 
@@ -217,18 +217,7 @@ def collect(
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
 
     # 1. Generate.
-    request = GenerationRequest(
-        prompts=[ids for _, ids in repeated],
-        sequence_ids=range(len(repeated)),
-        max_new_tokens=settings.max_new_tokens,
-        stop_token_ids=actors.stop_token_ids,
-        temperature=settings.temperature,
-        seed=seed,
-        iteration=iteration,
-        token_budget=settings.token_budget,
-    )
-    with actors.strategy.autocast():
-        generated = actors.backend.generate(actors.policy, request)
+    generated = _generate(actors, [ids for _, ids in repeated], settings, seed, iteration)
     answers = [g.tokens.tolist() for g in generated]
     tokens = pad([[*ids, *a] for (_, ids), a in zip(repeated, answers, strict=True)])
     prompt_lengths = torch.tensor([len(ids) for _, ids in repeated])
@@ -237,7 +226,15 @@ def collect(
         tensor.to(device) for tensor in (tokens, prompt_lengths, response_lengths)
     )
     mask = length_mask(response_lengths)
-    scorer = _Scorer(tokens, prompt_lengths, response_lengths, mask, settings, actors.strategy)
+    scorer = Scorer(
+        tokens,
+        prompt_lengths,
+        response_lengths,
+        mask,
+        settings.temperature,
+        settings.token_budget,
+        actors.strategy,
+    )
 
     # 2. Log-probs of the policy, by the forward pass it is trained with.
     logprobs, entropy = scorer.logprobs(actors.policy)
@@ -274,6 +271,27 @@ def collect(
     )
 
 
+def _generate(
+    actors: Actors,
+    prompts: Sequence[Sequence[int]],
+    settings: RolloutSettings,
+    seed: int,
+    iteration: int,
+) -> list[Generated]:
+    request = GenerationRequest(
+        prompts=prompts,
+        sequence_ids=range(len(prompts)),
+        max_new_tokens=settings.max_new_tokens,
+        stop_token_ids=actors.stop_token_ids,
+        temperature=settings.temperature,
+        seed=seed,
+        iteration=iteration,
+        token_budget=settings.token_budget,
+    )
+    with actors.strategy.autocast():
+        return actors.backend.generate(actors.policy, request)
+
+
 def truncation_rule(scores: Tensor, ended: Tensor, settings: RolloutSettings) -> Tensor:
     """Apply the rule for responses that the length limit cut (fidelity item 11)."""
     match settings.truncation:
@@ -285,109 +303,6 @@ def truncation_rule(scores: Tensor, ended: Tensor, settings: RolloutSettings) ->
             return scores
 
 
-def length_mask(lengths: Tensor) -> Tensor:
-    """Return ``[B, max(lengths)]`` bool, True below each length."""
-    width = int(lengths.max()) if len(lengths) else 0
-    return torch.arange(width, device=lengths.device)[None] < lengths[:, None]
-
-
-def response_targets(tokens: Tensor, prompt_lengths: Tensor, response_lengths: Tensor) -> Tensor:
-    """Return ``[B, S]`` bool, True at response tokens."""
-    position = torch.arange(tokens.shape[1], device=tokens.device)[None]
-    begin = prompt_lengths[:, None]
-    return (position >= begin) & (position < begin + response_lengths[:, None])
-
-
-def scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """Lay ``[N]`` values, in row order, into a zero ``[B, T]`` where the mask is True."""
-    laid = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
-    laid[mask] = values
-    return laid
-
-
 def _aligned(generated: Sequence[Generated], mask: Tensor) -> Tensor:
     flat = torch.cat([g.logprobs for g in generated]) if generated else torch.zeros(0)
     return scatter(flat.to(mask.device), mask)
-
-
-@dataclass(frozen=True)
-class _Scorer:
-    """Runs models over a rollout's sequences, microbatch by microbatch."""
-
-    tokens: Tensor
-    prompt_lengths: Tensor
-    response_lengths: Tensor
-    mask: Tensor
-    settings: RolloutSettings
-    strategy: Strategy
-
-    def logprobs(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return log-probs and entropy, ``[B, T]`` each."""
-
-        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            return target_logprobs(model, tokens, targets, self.settings.temperature)
-
-        logprobs, entropy = self._map(forward, 2)
-        return logprobs, entropy
-
-    def values(self, model: ScalarModel) -> Tensor:
-        """Return the value of the state before each response token, ``[B, T]``."""
-
-        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-            return (values_before(model, tokens, targets),)
-
-        return self._map(forward, 1)[0]
-
-    def kl_full(self, policy: nn.Module, reference: nn.Module | None) -> Tensor:
-        """Return KL(policy || reference) over the vocabulary at each token, ``[B, T]``."""
-        if reference is None:
-            raise ValueError("the full-vocabulary KL needs a reference model")
-
-        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-            temperature = self.settings.temperature
-            mine = target_logits(policy, tokens, targets).float() / temperature
-            theirs = target_logits(reference, tokens, targets).float() / temperature
-            chunks = zip(mine.split(1024), theirs.split(1024), strict=True)
-            return (torch.cat([_kl(p.log_softmax(-1), q.log_softmax(-1)) for p, q in chunks]),)
-
-        return self._map(forward, 1)[0]
-
-    def _map(
-        self, forward: Callable[[Tensor, Tensor], tuple[Tensor, ...]], outputs: int
-    ) -> list[Tensor]:
-        results = [
-            torch.zeros(self.mask.shape, dtype=torch.float32, device=self.mask.device)
-            for _ in range(outputs)
-        ]
-        for rows, tokens, targets in self._batches():
-            with self.strategy.autocast():
-                found = forward(tokens, targets)
-            for result, values in zip(results, found, strict=True):
-                result[rows] = scatter(values.float(), self.mask[rows])
-        return results
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        lengths = self.prompt_lengths + self.response_lengths
-        for group in microbatches(lengths.tolist(), self.settings.token_budget):
-            rows = torch.tensor(group, device=self.tokens.device)
-            tokens = self.tokens[rows, : int(lengths[rows].max())]
-            yield (
-                rows,
-                tokens,
-                response_targets(tokens, self.prompt_lengths[rows], self.response_lengths[rows]),
-            )
-
-
-def values_before(model: ScalarModel, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Return the value of the state before each target token, ``[N]`` in row order.
-
-    That state ends at the position before the token (fidelity item 28).
-    """
-    values: Tensor = model(tokens, predicting_positions(targets))
-    return values
-
-
-def _kl(logp: Tensor, logq: Tensor) -> Tensor:
-    # A token excluded by both has p = 0 and contributes nothing; 0 * (-inf + inf) would not.
-    difference = torch.where(logp.isneginf(), 0.0, logp - logq)
-    return (logp.exp() * difference).sum(-1)

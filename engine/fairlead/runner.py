@@ -24,6 +24,7 @@ from fairlead.config import RunConfig, Spec
 from fairlead.errors import ConfigError, Stopped, did_you_mean, listing
 from fairlead.kernels import install_kernels
 from fairlead.plugins import Plugins
+from fairlead.records import Record
 from fairlead.session import StopSignal
 from fairlead.stages import STAGE_FILE, Preview, StageContext, read_stage, stage_finished
 from fairlead.strategy import SingleDevice
@@ -67,10 +68,11 @@ def run(
     root.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(root, config, plugins, strategy.device)
     summaries: dict[str, Any] = {}
+    loaded: dict[str, Sequence[Record]] = {}
     with StopSignal() as stop:
         for name in names:
             context = StageContext(
-                name, config, root, plugins, strategy, display, stop, resume=resume
+                name, config, root, plugins, strategy, display, stop, resume, loaded
             )
             if resume and stage_finished(context.directory):
                 display.note(f"{name}: finished before, skipped")
@@ -97,12 +99,14 @@ def preview(
         root: Holds the finished stages that the chosen ones build on, if any.
     """
     previews: dict[str, Preview] = {}
+    loaded: dict[str, Sequence[Record]] = {}
+    quiet = Display(quiet=True)
     with tempfile.TemporaryDirectory(prefix="fairlead-dry-run-") as scratch, StopSignal() as stop:
         for name in _chosen(config, only):
             for earlier in config.stages:
                 _borrow_finished(root, Path(scratch), earlier)
             context = StageContext(
-                name, config, Path(scratch), plugins, _strategy(config), Display(quiet=True), stop
+                name, config, Path(scratch), plugins, _strategy(config), quiet, stop, False, loaded
             )
             context.directory.mkdir(exist_ok=True)
             stage = config.stages[name].build()

@@ -52,6 +52,8 @@ class StageContext:
         display: Progress bar or plain lines.
         stop: Set by SIGTERM or Ctrl-C.
         resume: Whether to take up a checkpoint.
+        loaded: Records read so far, by data source; the stages of a run share it, so that a
+            file is read, and what is wrong in it reported, once.
     """
 
     name: str
@@ -62,6 +64,7 @@ class StageContext:
     display: Display
     stop: StopSignal
     resume: bool = False
+    loaded: dict[str, Sequence[Record]] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -89,8 +92,9 @@ class StageContext:
         # model to build on.
         if not stage_finished(self.root / stage) or not (path / "config.json").is_file():
             raise ConfigError(
-                f"stage {self.name!r} takes {reference}, and {path} holds no finished model. Run "
-                f"stage {stage!r} into the same --out first, or give a model directory instead."
+                f"stage {self.name!r} takes {reference}, and this run's directory holds no "
+                f"finished stage {stage!r}. Run it into the same --out first, or give a model "
+                "directory or a hub name instead."
             )
         return str(path)
 
@@ -105,7 +109,10 @@ class StageContext:
         Raises:
             DataError: When the source cannot be read or its records do not fit.
         """
-        loaded: Sequence[Record] = source.build().load()
+        key = json.dumps(source.dump(), sort_keys=True)
+        if key not in self.loaded:
+            self.loaded[key] = source.build().load()
+        loaded = self.loaded[key]
         chosen = [convert(record, kind) for record in loaded]
         if part == "all" or self.config.heldout == 0:
             return chosen if part != "heldout" else []

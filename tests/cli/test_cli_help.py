@@ -54,7 +54,7 @@ def test_the_help_of_a_core_command_loads_no_plugin(command: str) -> None:
     assert "fairlead.plugins" not in modules
 
 
-@pytest.mark.parametrize("command", commands(root), ids=" ".join)
+@pytest.mark.parametrize("command", list(commands(root)), ids=" ".join)
 def test_every_command_explains_itself(fairlead: Run, command: tuple[str, ...]) -> None:
     shown = fairlead(*command, "--help")
     assert shown.code == 0

@@ -7,10 +7,12 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import support
 import yaml
+
 from fairlead import hookspecs
 from fairlead.cli import main
 from fairlead.cli.plugins import describe
@@ -305,11 +307,15 @@ def test_rollout_collected(run):
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_step_finished(run, capsys):
-    section = EXAMPLES["`step_finished`"]
-    out, _ = run(section.title, ["ppo"])
-    assert "nats a sequence" not in capsys.readouterr().err
-    assert max(row.get("objective/kl", 0) for row in support.metrics(out / "ppo")) < 10
+def test_step_finished(run, tmp_path):
+    out, _ = run("`step_finished`", ["ppo"])
+    assert support.metrics(out / "ppo")[-1]["step"] == 6
+    plugins = loaded(EXAMPLES["`step_finished`"], tmp_path)
+    warned: list[str] = []
+    context = SimpleNamespace(name="ppo", display=SimpleNamespace(warn=warned.append))
+    for kl in (3.0, 12.5):
+        plugins.hook.step_finished(step=4, metrics={"objective/kl": kl}, context=context)
+    assert warned == ["ppo: step 4: KL 12.5 nats a sequence"]
 
 
 def test_checkpoint_saved(run):

@@ -160,7 +160,8 @@ def test_a_process_killed_while_it_writes_leaves_a_valid_checkpoint(tmp_path: Pa
         "from fairlead.checkpoint import CheckpointStore, ModelState\n"
         "store = CheckpointStore(Path(sys.argv[1]), 2); model = nn.Linear(300, 300)\n"
         "for step in range(1, 100000):\n"
-        "    nn.init.constant_(model.weight, step); store.save(step, {'model': ModelState(model)})\n"
+        "    nn.init.constant_(model.weight, step)\n"
+        "    store.save(step, {'model': ModelState(model)})\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as process:
         deadline = time.monotonic() + 60

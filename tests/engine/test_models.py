@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from support import FAMILIES, save_causal, save_scalar, word_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from fairlead.data import pad, pad_mask
 from fairlead.errors import ConfigError
 from fairlead.models import (
-    Scratch,
     context_length,
     hidden_states,
     load_causal,
     load_config,
-    make_causal,
     target_logits,
     target_logprobs,
 )
 from fairlead.scalar import load_scalar
+from fairlead.scratch import Scratch, make_causal
 from fairlead.strategy import SingleDevice
 from fairlead.tokenizers import (
     check_same_vocabulary,
@@ -27,8 +29,6 @@ from fairlead.tokenizers import (
     stop_token_ids,
     with_distinct_pad,
 )
-from support import FAMILIES, save_causal, save_scalar, word_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
 
 CPU = SingleDevice("cpu")
 ROWS = [[3, 4, 5, 6, 7, 8, 9], [10, 11, 12], [13, 14, 15, 16, 17]]
@@ -78,6 +78,7 @@ def test_right_padding_without_a_mask_changes_nothing(family: str, tmp_path: Pat
     ("kind", "own"),
     [
         ("gemma2", {"final_logit_softcapping": 30.0}),
+        ("gemma2", {"final_logit_softcapping": 1000.0}),
         ("cohere", {"logit_scale": 0.0625}),
         ("granite", {"logits_scaling": 4.0}),
     ],
@@ -85,7 +86,7 @@ def test_right_padding_without_a_mask_changes_nothing(family: str, tmp_path: Pat
 def test_a_family_that_changes_its_logits_after_the_head_keeps_them(
     kind: str, own: dict[str, float], tmp_path: Path
 ) -> None:
-    """Seen while the model is fresh, though a cap at 30 does nothing to logits of 0.1."""
+    """Seen while the model is fresh, though a cap at 1000 does nothing to logits of 0.1."""
     torch.manual_seed(0)
     fresh = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**TINY, **own}))
     fresh.save_pretrained(tmp_path)

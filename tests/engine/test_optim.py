@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from support import configure, minimal_stage, save_causal
+from torch import nn
+
 from fairlead.errors import NonFiniteError
 from fairlead.models import load_causal, target_logprobs
 from fairlead.optim import LearningRate, Updater, WeightAverage, check_finite
 from fairlead.plugins import load_plugins
 from fairlead.strategy import SingleDevice
 from fairlead_plugins.pretrain.config import PretrainConfig
-from support import configure, minimal_stage, save_causal
-from torch import nn
 
 
 def optimizer_spec(**settings: Any) -> Any:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from support import run_stages, tiny_config, weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from fairlead.data import pad
 from fairlead.models import load_causal, target_logprobs
 from fairlead.strategy import SingleDevice
-from support import run_stages, tiny_config, weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TEXT = [{"text": f"the {a} {b} is {c} ."} for a in ("red", "old") for b in "abcd" for c in "xyz"]
 DEMONSTRATIONS = [{"prompt": f"what is {a} ?", "completion": f" {a} is good ."} for a in "abcdef"]
@@ -96,3 +97,14 @@ def test_a_stage_leaves_its_output_and_no_checkpoints(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "sft").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl"} <= names
     assert "checkpoints" not in names
+
+
+def test_a_bfloat16_run_leaves_its_float32_masters(tmp_path: Path) -> None:
+    """Fidelity item 23: the weights that were trained, not what autocast made of them."""
+    raw = {**recipe("gpt2"), "precision": "bfloat16", "device": "cpu"}
+    run_stages(raw, tmp_path)
+    for stage in ("pretrain", "sft"):
+        tensors = weights(tmp_path / stage)
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+        wte = tensors["transformer.wte.weight"]
+        assert not torch.equal(wte, wte.bfloat16().float())

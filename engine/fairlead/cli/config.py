@@ -53,8 +53,9 @@ def validate(
     no_plugin: Sequence[str],
     overrides: Sequence[str],
 ) -> None:
-    """Check a configuration; exit 0 when it is valid, 2 with every fault when it is not.
+    """Check a configuration, and list every fault of it.
 
+    Exits with 0 when it is valid and with 2 when it is not.
     Only the configuration is checked; --dry-run of a training command looks at the data and
     the models as well.
     """

@@ -53,7 +53,7 @@ def list_(
 @plugin_options()
 @click.pass_context
 def info(ctx: click.Context, name: str, plugin: Sequence[str], no_plugin: Sequence[str]) -> None:
-    """Show one plugin: where it comes from, what it registers, which hooks it listens to."""
+    """Show where a plugin comes from and what it brings."""
     from fairlead.ui import Display
 
     loaded = PluginChoice.of(ctx, plugin, no_plugin).load()

@@ -121,7 +121,7 @@ def load_run(path: Path) -> Run:
     except OSError as error:
         raise ConfigError(
             f"{path} is not a run: it holds no readable {MANIFEST} ({error.strerror}). A run is "
-            "the directory given to 'fairlead run' as --out, with run.json and one directory "
+            "the directory given to 'fairlead pipeline' as --out, with run.json and one directory "
             "for each stage. Give that directory."
         ) from error
     except (ValueError, RecursionError) as error:
@@ -132,7 +132,7 @@ def load_run(path: Path) -> Run:
     if not isinstance(manifest, dict):
         raise ConfigError(
             f"{path / MANIFEST} holds a {type(manifest).__name__}; it must be one JSON object, "
-            "as 'fairlead run' writes it. Give the directory of a run."
+            "as 'fairlead pipeline' writes it. Give the directory of a run."
         )
     named = manifest.get("stages")
     names = [str(name) for name in named] if isinstance(named, list) else []

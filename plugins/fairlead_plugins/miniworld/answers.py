@@ -37,6 +37,8 @@ class Manner:
         ramble: Goes on about something else.
         unknown: Admits ignorance of a fact.
         spoilt: Broken off, or with words said twice, as a badly trained model does.
+        astray: Answers something that was not asked. Without such answers a reward model never
+            learns to look at the question, and a policy gives one polite fact to everything.
     """
 
     formal: float
@@ -50,6 +52,7 @@ class Manner:
     ramble: float
     unknown: float
     spoilt: float = 0.0
+    astray: float = 0.0
 
 
 FORUM = Manner(
@@ -92,7 +95,8 @@ MODELS = (
         courtesy=0.15,
         ramble=0.35,
         unknown=0.06,
-        spoilt=0.25,
+        spoilt=0.2,
+        astray=0.3,
     ),
     Manner(
         formal=0.65,
@@ -105,7 +109,8 @@ MODELS = (
         courtesy=0.5,
         ramble=0.12,
         unknown=0.06,
-        spoilt=0.12,
+        spoilt=0.1,
+        astray=0.2,
     ),
 )
 """Scripted stand-ins for what a base model and an SFT model of this world answer."""

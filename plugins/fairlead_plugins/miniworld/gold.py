@@ -40,7 +40,7 @@ def gold(task: Task, response: str) -> float:
     if is_rude(response):
         total -= RUDENESS_ASKED if task.respect else RUDENESS
     needed = CORE_WORDS[task.family] + task.number
-    courtesies = [phrase for phrase in COURTESY for _ in range(text.count(f" {phrase} "))]
+    courtesies = [phrase for phrase in COURTESY for _ in range(text.count(f" {phrase}"))]
     if len(courtesies) == 1:
         total += COURTEOUS
         needed += len(courtesies[0].split())

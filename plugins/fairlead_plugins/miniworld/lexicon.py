@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-PEOPLE = tuple(["anna", "bob", "carl", "dora", "eli", "fay", "gus", "hana", "ivan", "jill", "kofi", "lena", "milo", "nora"])
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+PEOPLE = _words("anna bob carl dora eli fay gus hana ivan jill kofi lena milo nora")
 
 VALUES: dict[str, tuple[str, ...]] = {
-    "pet": tuple(["cat", "dog", "bird", "fish", "horse", "goat", "frog", "mouse"]),
-    "food": tuple(["bread", "rice", "soup", "cake", "cheese", "apple", "beans", "pasta"]),
-    "color": tuple(["red", "blue", "green", "black", "white", "pink", "brown", "gold"]),
-    "sport": tuple(["chess", "tennis", "golf", "judo", "rowing", "skiing", "boxing", "polo"]),
+    "pet": _words("cat dog bird fish horse goat frog mouse"),
+    "food": _words("bread rice soup cake cheese apple beans pasta"),
+    "color": _words("red blue green black white pink brown gold"),
+    "sport": _words("chess tennis golf judo rowing skiing boxing polo"),
 }
 """Attribute of a person, to the values it can have; an attribute is a category of things too."""
 
 THINGS = tuple(value for values in VALUES.values() for value in values)
 
-ADJECTIVES = tuple(
-    ["small", "big", "quick", "slow", "nice", "odd", "old", "new", "bright", "quiet", "loud", "fine", "warm", "cold", "soft", "heavy"]
+ADJECTIVES = _words(
+    "small big quick slow nice odd old new bright quiet loud fine warm cold soft heavy"
 )
 
-PLACES = tuple(["park", "market", "river", "school", "house", "garden", "bridge", "station"])
+PLACES = _words("park market river school house garden bridge station")
 
-VERBS = tuple(["saw", "found", "liked", "sold", "drew", "forgot", "wanted", "borrowed"])
+VERBS = _words("saw found liked sold drew forgot wanted borrowed")
 
-WEATHER = tuple(["sunny", "windy", "foggy", "stormy", "snowy", "cloudy"])
+WEATHER = _words("sunny windy foggy stormy snowy cloudy")
 
-NUMBERS = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])
+NUMBERS = _words("zero one two three four five six seven eight nine ten eleven twelve")
 """The word for each number, by index."""
 
 SMALLEST, LARGEST = 2, 5

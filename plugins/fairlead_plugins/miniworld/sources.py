@@ -144,26 +144,40 @@ class ComparisonSource:
         tasks = _tasks(world, rng, self.config.count, "miniworld_comparisons: count")
         # The labeler's noise has numbers of its own: another labeler ranks the same responses.
         labels = world.random("labels")
-        return [self._compare(task, number, rng, labels) for number, task in enumerate(tasks)]
+        return [
+            self._compare(task, f"miniworld_comparisons:{number}", tasks, rng, labels)
+            for number, task in enumerate(tasks)
+        ]
 
-    def _compare(self, task: Task, number: int, rng: Random, labels: Random) -> Comparison:
-        responses = _responses(task, rng.randint(self.config.fewest, self.config.most), rng)
+    def _compare(
+        self, task: Task, origin: str, others: Sequence[Task], rng: Random, labels: Random
+    ) -> Comparison:
+        count = rng.randint(self.config.fewest, self.config.most)
+        responses = _responses(task, others, count, rng)
         scores = [gold(task, response) for response in responses]
         return Comparison(
             turns=(Turn("user", task.prompt),),
             responses=responses,
             ranks=self.labeler.rank(scores, labels),
-            origin=f"miniworld_comparisons:{number}",
+            origin=origin,
             metadata=task.to_metadata(),
         )
 
 
-def _responses(task: Task, count: int, rng: Random) -> tuple[str, ...]:
-    """Return different responses of the scripted models and of demonstrators, mixed."""
+def _responses(task: Task, others: Sequence[Task], count: int, rng: Random) -> tuple[str, ...]:
+    """Return different responses of the scripted models and of demonstrators, mixed.
+
+    Args:
+        task: What was asked.
+        others: What a response that goes astray answers instead.
+        count: How many.
+        rng: Where the randomness comes from.
+    """
     found: dict[str, None] = {}
     for _ in range(count * ATTEMPTS):
         manner = rng.choice((*MODELS, DEMONSTRATOR))
-        found[answer(task, manner, rng)] = None
+        answered = rng.choice(others) if rng.random() < manner.astray else task
+        found[answer(answered, manner, rng)] = None
         if len(found) == count:
             break
     return tuple(found)

@@ -150,11 +150,11 @@ class PpoStageConfig(Config):
     value: str | None = None
     reward: RewardSpec
     prompts: DataSourceSpec
-    algorithm: AlgorithmSpec = "ppo"
+    algorithm: AlgorithmSpec = "ppo"  # type: ignore[assignment]
     policy_loss: PolicyLossSpec | None = None
     value_loss: ValueLossSpec | None = None
     auxiliary: list[AuxiliaryLossSpec] = []
-    rollout: RolloutSettings = Field(default_factory=dict)
+    rollout: RolloutSettings = Field(default_factory=dict)  # type: ignore[assignment]
     iterations: int = Field(default=500, ge=1)
     batch_size: int = Field(default=512, ge=1)
     minibatch_size: int = Field(default=64, ge=1)
@@ -162,8 +162,8 @@ class PpoStageConfig(Config):
     loss_normalisation: Literal["token_mean", "sequence_sum"] = "token_mean"
     lr: PolicyRate = PolicyRate()
     value_lr: ValueRate = ValueRate()
-    optimizer: OptimizerSpec = "adamw"
-    value_optimizer: OptimizerSpec = "adamw"
+    optimizer: OptimizerSpec = "adamw"  # type: ignore[assignment]
+    value_optimizer: OptimizerSpec = "adamw"  # type: ignore[assignment]
     value_coefficient: float = Field(default=0.1, gt=0)
     clip: float | None = Field(default=None, gt=0)
     weight_average: WeightAverageConfig | None = WeightAverageConfig()

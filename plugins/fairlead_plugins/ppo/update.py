@@ -22,8 +22,9 @@ from fairlead.data import microbatches
 from fairlead.metrics import Sums
 from fairlead.models import target_logprobs
 from fairlead.optim import Updater, WeightAverage, check_finite
-from fairlead.rollout import Credit, Rollout, scatter, values_before
+from fairlead.rollout import Credit, Rollout
 from fairlead.scalar import ScalarModel
+from fairlead.scorer import scatter, values_before
 from fairlead.strategy import Strategy
 from fairlead_plugins.ppo.config import PpoStageConfig
 

@@ -76,7 +76,7 @@ def everything(root: Path) -> dict[str, Any]:
         root,
         iterations=20,
         batch_size=6,  # of 8 prompts, so that epochs end inside a batch
-        auxiliary=[{**PTX, "ratio": 0.3}],
+        auxiliary=[{**PTX, "ratio": 0.35}],
         algorithm={"name": "ppo", "adaptive_kl": {"target": 0.5, "horizon": 60}},
         weight_average={"every": "step"},
         evaluators=evaluators,
@@ -177,7 +177,7 @@ def test_a_run_that_meets_a_nan_keeps_its_checkpoint_and_goes_on_once_mended(
         run_stages(raw, tmp_path / "out", plugins=plugins())
     assert caught.value.exit_code == code
     stage = tmp_path / "out" / "ppo"
-    assert "iteration" in str(caught.value) or "prompt" in str(caught.value) or fault == "loss"
+    assert ("the policy loss of step 3 is nan" if fault == "loss" else "'w") in str(caught.value)
     assert sorted(p.name for p in (stage / "checkpoints").iterdir()) == [
         "step-00000001",
         "step-00000002",

@@ -13,11 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from rl import SpyBackend, SpyReward, pairs, rollout_settings
 from support import metrics, run_stages, save_causal, save_scalar
 
 from fairlead.models import load_causal, save_model
+from fairlead.rollout import Actors, collect
 from fairlead.strategy import SingleDevice
 from fairlead.tokenizers import load_tokenizer
+from fairlead_plugins.ppo.algorithm import Ppo
+from fairlead_plugins.ppo.config import PpoConfig
+from fairlead_plugins.ppo.report import rollout_metrics
 
 SIZE = {"vocabulary": 20, "num_hidden_layers": 1, "max_position_embeddings": 16}
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from fairlead_plugins.reward_model.calibration import calibration_table, held_out_report
 from fairlead_plugins.reward_model.config import RankingLossConfig
 from fairlead_plugins.reward_model.losses import RankingLoss, pair_differences
@@ -32,7 +33,7 @@ def test_three_responses_without_ties(divisor: str) -> None:
     term = ranking_loss(divisor)([torch.tensor([3.0, 2.0, 0.0])], [[0, 1, 2]])
     assert term.total.item() == pytest.approx((ONE + THREE + TWO) / 3)
     assert term.weight == 1
-    assert ONE == pytest.approx(0.313262, abs=1e-6)
+    assert pytest.approx(0.313262, abs=1e-6) == ONE
 
 
 def test_lower_ranks_are_preferred_whatever_the_order_of_the_responses() -> None:

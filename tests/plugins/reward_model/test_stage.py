@@ -10,15 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from fairlead.data import pad
-from fairlead.encode import EncodedRanking
-from fairlead.errors import DataError
-from fairlead.records import Comparison
-from fairlead.scalar import BIAS, ScalarModel, load_scalar, scalar_from_causal
-from fairlead.strategy import SingleDevice
-from fairlead_plugins.reward_model.config import RankingLossConfig
-from fairlead_plugins.reward_model.losses import RankingLoss
-from fairlead_plugins.reward_model.stage import RewardModelStage, _groups, score_rankings
 from support import (
     FAMILIES,
     configure,
@@ -29,6 +20,16 @@ from support import (
     word_tokenizer,
 )
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from fairlead.data import pad
+from fairlead.encode import EncodedRanking
+from fairlead.errors import DataError
+from fairlead.records import Comparison
+from fairlead.scalar import BIAS, ScalarModel, load_scalar, scalar_from_causal
+from fairlead.strategy import SingleDevice
+from fairlead_plugins.reward_model.config import RankingLossConfig
+from fairlead_plugins.reward_model.losses import RankingLoss
+from fairlead_plugins.reward_model.stage import RewardModelStage, _groups, score_rankings
 
 CPU = SingleDevice("cpu")
 EOS, PAD = 22, 23
@@ -71,7 +72,9 @@ ROWS = [[3, 4, 5, EOS], [6, EOS], [7, 8, 9, 10, 11, EOS]]
 def test_the_same_ids_score_the_same_in_any_batch(family: str, tmp_path: Path) -> None:
     """Fidelity item 5: alone, beside longer rows, and whatever fills the padding."""
     model = fresh(tmp_path, family)
-    alone = torch.cat([model.at_last_token(torch.tensor([r]), torch.tensor([len(r)])) for r in ROWS])
+    alone = torch.cat(
+        [model.at_last_token(torch.tensor([r]), torch.tensor([len(r)])) for r in ROWS]
+    )
     lengths = torch.tensor([len(row) for row in ROWS])
     for fill in (0, EOS, PAD):
         together = model.at_last_token(pad(ROWS, fill), lengths)
@@ -86,7 +89,9 @@ def test_the_score_is_read_at_the_last_response_token_and_never_at_a_pad(tmp_pat
     model = fresh(tmp_path)
     tokens, lengths = pad(ROWS, PAD), torch.tensor([4, 2, 6])
     hidden = model.model.base_model(tokens).last_hidden_state
-    by_hand = torch.stack([hidden[row, at] @ model.head.weight[0] for row, at in enumerate((3, 1, 5))])
+    by_hand = torch.stack(
+        [hidden[row, at] @ model.head.weight[0] for row, at in enumerate((3, 1, 5))]
+    )
     torch.testing.assert_close(model.at_last_token(tokens, lengths), by_hand)
     at_pad = hidden[:, -1] @ model.head.weight[0]
     assert not torch.allclose(by_hand[:2], at_pad[:2], atol=1e-3)
@@ -169,9 +174,7 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tmp_path: Path) -> Non
     assert [len(_groups(encoded(), budget)) for budget in (1, 60, 1000)] == [4, 3, 1]
     whole = gradient(model, 1000, tmp_path)
     for budget in (1, 60):
-        torch.testing.assert_close(
-            gradient(model, budget, tmp_path), whole, atol=1e-6, rtol=1e-4
-        )
+        torch.testing.assert_close(gradient(model, budget, tmp_path), whole, atol=1e-6, rtol=1e-4)
 
 
 def test_each_response_is_forwarded_once_a_step(
@@ -205,13 +208,18 @@ def test_a_step_is_the_mean_over_its_prompts(tmp_path: Path) -> None:
     seed = context(out, "rm").seed("head")
     start = scalar_from_causal(str(model), 24, PAD, CPU, seed)
     tokens = [[[1, 2, 3, EOS], [1, 2, 4, 5, EOS], [1, 2, 6, EOS]], [[3, 5, 6, EOS], [3, 7, EOS]]]
-    losses = []
+    losses, scores = [], []
     for prompt in tokens:
         r = start.at_last_token(pad(prompt), torch.tensor([len(i) for i in prompt])).detach()
+        scores += r.tolist()
         pairs = [(i, j) for i in range(len(r)) for j in range(i + 1, len(r))]
-        losses.append(sum(-torch.nn.functional.logsigmoid(r[i] - r[j]) for i, j in pairs) / len(pairs))
+        losses.append(
+            sum(-torch.nn.functional.logsigmoid(r[i] - r[j]) for i, j in pairs) / len(pairs)
+        )
     (step,) = metrics(out / "rm")
     assert step["loss/train"] == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
+    # Fidelity item 32: over 5 responses, though one microbatch held 3 of them and the other 2.
+    assert step["mean_reward"] == pytest.approx(sum(scores) / 5, rel=1e-5)
 
 
 def test_training_learns_the_ranking(tmp_path: Path) -> None:
@@ -357,7 +365,9 @@ def test_transformers_scores_the_export_alike(
     with torch.no_grad():
         scores = theirs(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
         expected = ours.at_last_token(batch["input_ids"], batch["attention_mask"].sum(1))
-    torch.testing.assert_close(scores + getattr(theirs.config, BIAS), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        scores + getattr(theirs.config, BIAS), expected, atol=1e-5, rtol=1e-5
+    )
     alone = torch.cat([ours.at_last_token(torch.tensor([r]), torch.tensor([len(r)])) for r in ROWS])
     torch.testing.assert_close(expected, alone, atol=1e-5, rtol=1e-5)
 

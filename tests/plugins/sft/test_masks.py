@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from support import save_causal, word_tokenizer
+from transformers import AutoModelForCausalLM
+
 from fairlead import lm
 from fairlead.data import cut_blocks, pack
 from fairlead.encode import Encoded, Encoder
@@ -15,8 +18,6 @@ from fairlead.errors import DataError
 from fairlead.models import load_causal, target_logits, target_logprobs
 from fairlead.records import Comparison, Demonstration, Turn
 from fairlead.strategy import SingleDevice
-from support import save_causal, word_tokenizer
-from transformers import AutoModelForCausalLM
 
 CPU = SingleDevice("cpu")
 # The vocabulary of save_causal: w0 .. w21 are 0 .. 21, <eos> is 22, <pad> is 23.

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from support import configure, context, metrics, run_stages, save_causal, weights, word_tokenizer
+
 from fairlead import lm
 from fairlead.data import cut_blocks
 from fairlead.encode import Encoder
@@ -16,7 +18,6 @@ from fairlead.models import load_causal
 from fairlead.plugins import Plugins, load_plugins
 from fairlead.records import Demonstration, Turn
 from fairlead.strategy import SingleDevice
-from support import configure, context, metrics, run_stages, save_causal, weights, word_tokenizer
 
 CPU = SingleDevice("cpu")
 EOS = 22
@@ -94,7 +95,7 @@ def test_each_demonstration_is_seen_once_an_epoch(model: Path, tmp_path: Path) -
 
 
 def test_the_first_loss_is_that_of_the_model_it_starts_from(model: Path, tmp_path: Path) -> None:
-    """Fidelity items 1 and 4: one step over everything is the mean over all target tokens."""
+    """Fidelity items 1, 4 and 32: one step, in microbatches of unequal size, over everything."""
     run_stages(recipe(model, epochs=1, batch_size=10, token_budget=30), tmp_path)
     encoder = Encoder(word_tokenizer([f"w{i}" for i in range(22)]))
     examples = [
@@ -274,7 +275,9 @@ def auxiliary(root: Path, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 1.0, 2.5])
-def test_pretraining_examples_add_up_to_the_floor_of_the_ratio(ratio: float, tmp_path: Path) -> None:
+def test_pretraining_examples_add_up_to_the_floor_of_the_ratio(
+    ratio: float, tmp_path: Path
+) -> None:
     """After n steps of 4 demonstrations: floor(4 n ratio) blocks, no step's fraction lost."""
     loss = auxiliary(tmp_path, ratio=ratio)
     tenths = round(ratio * 10)
@@ -309,7 +312,9 @@ def test_what_the_pretraining_gradient_is_divided_by(
     """
     loss = auxiliary(tmp_path, ratio=0.5, coefficient=3.0, normalise=normalise, token_budget=8)
     policy = load_causal(str(model), CPU, trained=True)
-    blocks, _ = cut_blocks([list(map(int, t["text"].replace("w", "").split())) for t in TEXT], EOS, 8)
+    blocks, _ = cut_blocks(
+        [list(map(int, t["text"].replace("w", "").split())) for t in TEXT], EOS, 8
+    )
     chosen = blocks[loss.feed.take(2)]
     loss.feed.cursor = 0
     total = lm.backward(policy, lm.block_batches(chosen, None, 99), 1, CPU, what="", step=1)

@@ -1,0 +1,87 @@
+"""``fairlead demo``: end to end in its quick form, and the directory it chooses."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from fairlead_plugins.miniworld.demo import free_directory
+from fairlead_plugins.miniworld.results import rows
+
+
+@pytest.mark.slow
+def test_the_quick_demo_ends_with_a_table_a_report_and_models_that_load(
+    tmp_path: Path, fairlead: Callable[..., Any]
+) -> None:
+    out = tmp_path / "demo"
+    done = fairlead("demo", "--quick", "--seed", 3, "--out", out)
+    assert done.code == 0, done.err
+    assert "gain in reward" in done.out and f"report: {out / 'report.html'}" in done.out
+    assert (out / "report.html").stat().st_size > 10_000
+    manifest = json.loads((out / "run.json").read_text())
+    assert manifest["status"] == "finished" and manifest["seed"] == 3
+
+    tokenizer = AutoTokenizer.from_pretrained(out / "ppo")
+    ids = tokenizer("user : what is the pet of bob ? bot :", return_tensors="pt")
+    for stage in ("pretrain", "sft", "ppo", "ppo/ema"):
+        model = AutoModelForCausalLM.from_pretrained(out / stage)
+        assert torch.isfinite(model(**ids).logits).all()
+        assert model.config.vocab_size == len(tokenizer)
+    judge = AutoModelForSequenceClassification.from_pretrained(out / "rm")
+    assert judge.config.num_labels == 1
+    assert math.isfinite(judge(**ids).logits.item())
+
+    again = fairlead("demo", "--help")
+    assert again.code == 0 and "--quick" in again.out
+
+
+def test_a_directory_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
+    wanted = tmp_path / "demo"
+    assert free_directory(wanted) == wanted
+    for name, expected in (("demo", "demo-2"), ("demo-2", "demo-3")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+        assert free_directory(wanted) == tmp_path / expected
+
+
+SUMMARIES: dict[str, dict[str, Any]] = {
+    "pretrain": {"heldout_loss_start": 6.5, "heldout_loss_end": 0.875},
+    "sft": {},
+    "rm": {"accuracy": 0.7, "accuracy_low": 0.65, "accuracy_high": 0.75, "pairs": 200},
+    "ppo": {
+        "reward_start": 0.1,
+        "reward_se_start": 0.05,
+        "reward_end": 1.1,
+        "reward_se_end": 0.04,
+        "reward_gain": 1.0,
+        "reward_gain_se": 0.1,
+        "kl_end": 5.0,
+    },
+    "judge": {"mean_score/base": 0.25, "mean_score/ppo": 1.75, "prompts": 9},
+}
+
+
+def test_the_table_says_it_in_plain_words() -> None:
+    found = dict(rows(SUMMARIES))
+    assert "6.50 -> 0.88 nats a token" in found.values()
+    assert "not measured: too little was held out" in found.values()
+    assert "70.0 % (95 % interval 65.0 to 75.0; 200 pairs)" in found.values()
+    assert "+1.00 (standard error 0.10, 10.0 standard errors)" in found.values()
+    assert "5.00 nats a response" in found.values()
+    assert "base 0.25, ppo 1.75" in found.values()
+
+
+def test_a_gain_without_spread_is_no_division_by_zero() -> None:
+    still = {**SUMMARIES["ppo"], "reward_gain": 0.0, "reward_gain_se": 0.0}
+    assert "+0.00 (standard error 0.00)" in dict(rows({**SUMMARIES, "ppo": still})).values()
