@@ -147,6 +147,11 @@ def _validated(model: type[Config], value: Any, registry: Registry) -> Any:
         raise _SettingsError(explain(model, error)) from error
 
 
+def named(name: str) -> Any:
+    """Return a component's name as the default of a field; validation makes a `Spec` of it."""
+    return name
+
+
 DataSourceSpec = Annotated[Spec, ComponentOf("data_sources")]
 RewardSpec = Annotated[Spec, ComponentOf("reward_models")]
 AlgorithmSpec = Annotated[Spec, ComponentOf("algorithms")]

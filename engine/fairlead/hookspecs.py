@@ -69,7 +69,7 @@ def register_kernels(register: Register) -> None:
     """Register kernel implementations, each as ``OP/NAME``.
 
     The factory is called without arguments when a run begins, and returns a
-    `fairlead_kernels.Kernel`.
+    `fairlead.kernels.Kernel`.
     """
 
 

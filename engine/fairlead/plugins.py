@@ -86,7 +86,8 @@ class Plugins:
         """
         # pluggy lists implementations in registration order and calls them in reverse;
         # a chain reads better, and is specified, in the order plugins were loaded.
-        for impl in getattr(self.hook, hook).get_hookimpls():
+        impls = getattr(self.hook, hook).get_hookimpls()
+        for impl in sorted(impls, key=lambda impl: impl.trylast - impl.tryfirst):
             given = {argument: value, **others}
             changed = impl.function(*(given[name] for name in impl.argnames))
             value = value if changed is None else changed
@@ -119,6 +120,7 @@ class Plugins:
             if hasattr(module, "register_hookspecs"):
                 self.manager.add_hookspecs(module.register_hookspecs())
             self.manager.register(module, name=info.name)
+            self._refuse_wrappers(info)
             for kind in KINDS:
                 for impl in getattr(self.hook, f"register_{kind}").get_hookimpls():
                     if impl.plugin_name == info.name:
@@ -150,6 +152,15 @@ class Plugins:
                     f"--plugin {source}: it cannot be registered: {_cause(error)}."
                 ) from error
         self.check_hooks()
+
+    def _refuse_wrappers(self, info: PluginInfo) -> None:
+        """A chained hook is called in turn, so there is no call for a wrapper to be around."""
+        for impl in self.hook.shape_rewards.get_hookimpls():
+            if impl.plugin_name == info.name and (impl.wrapper or impl.hookwrapper):
+                raise PluginError(
+                    f"{info} implements shape_rewards as a hook wrapper; it must be a plain "
+                    "function that returns a rollout or None. Take wrapper=True out."
+                )
 
     def check_hooks(self) -> None:
         """Raise PluginError when a plugin implements a hook that does not exist."""

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from fairlead.components import Reward, RewardBatch
-from fairlead.config import Config, RolloutBackendSpec
+from fairlead.config import Config, RolloutBackendSpec, named
 from fairlead.data import pad
 from fairlead.generation import Generated, GenerationRequest, RolloutBackend
 from fairlead.records import Prompt
@@ -56,7 +56,7 @@ class RolloutSettings(Config):
         token_budget: Most tokens of a forward pass, padding included.
     """
 
-    backend: RolloutBackendSpec = "hf"  # type: ignore[assignment]
+    backend: RolloutBackendSpec = named("hf")
     max_prompt_tokens: int = Field(default=1000, ge=1)
     max_new_tokens: int = Field(default=1000, ge=1)
     temperature: float = Field(default=1.0, gt=0)

@@ -79,6 +79,7 @@ def run(
                 summaries[name] = read_stage(context.directory)["summary"]
                 continue
             try:
+                _check_stop(stop, name)
                 summaries[name] = _run_stage(config.stages[name], context)
             except BaseException as error:
                 manifest.finish("stopped" if isinstance(error, Stopped) else "failed")
@@ -114,6 +115,12 @@ def preview(
             # Stands in for the finished stage, so that the next one can be previewed too.
             (context.directory / STAGE_FILE).write_text('{"status": "finished"}')
     return previews
+
+
+def _check_stop(stop: StopSignal, name: str) -> None:
+    """End between two stages when a signal came while the one before was finishing."""
+    if stop.name:
+        raise Stopped(f"stopped by {stop.name} before stage {name!r}. Go on with --resume.")
 
 
 def _borrow_finished(root: Path | None, scratch: Path, name: str) -> None:
@@ -195,8 +202,8 @@ def _run_stage(spec: Spec, context: StageContext) -> dict[str, Any]:
         write_atomically(context.directory / STAGE_FILE, text)
 
     note("running")
-    hook.stage_started(context=context)
     try:
+        hook.stage_started(context=context)
         summary: dict[str, Any] = spec.build().run(context)
         note("finished", steps=summary.get("steps", 0), summary=summary)
     except BaseException as error:

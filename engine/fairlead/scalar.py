@@ -22,15 +22,15 @@ class ScalarModel(nn.Module):
     """A transformer whose unembedding is replaced by a scalar head.
 
     Wraps ``AutoModelForSequenceClassification`` with one label, so that what is saved is
-    what transformers loads; the bias is kept beside it.
+    what transformers loads; the bias is kept beside it. A value model trains it, as
+    lm-human-preferences does. A reward model does not: pairs leave it without a gradient
+    but for rounding, which Adam would make steps of.
     """
-
-    bias: Tensor
 
     def __init__(self, model: Any, bias: float) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32))
 
     @property
     def head(self) -> nn.Linear:
@@ -62,7 +62,7 @@ class ScalarModel(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write a directory that AutoModelForSequenceClassification loads."""
-        setattr(self.model.config, BIAS, float(self.bias))
+        setattr(self.model.config, BIAS, float(self.bias.detach()))
         directory.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(directory)
 
@@ -118,7 +118,7 @@ def scalar_from_causal(
     with torch.no_grad():
         fresh = torch.randn(1, width, generator=generator) / (width + 1) ** 0.5
         scalar.head.weight.copy_(fresh)
-        scalar.bias.zero_()
+        scalar.bias.zero_().requires_grad_(False)
     return scalar
 
 
@@ -134,7 +134,7 @@ def _make(
             f"no scalar model can be made from {location!r}: {str(error).splitlines()[0]}"
         ) from error
     scalar = ScalarModel(model, float(getattr(config, BIAS, 0.0)))
-    head, bias = scalar.head.weight.detach().clone(), scalar.bias.clone()
+    head, bias = scalar.head.weight.detach().clone(), scalar.bias.detach().clone()
     placed = strategy.place(scalar, trained=trained)
     # A frozen body may be held in half precision; the head and the bias never pass through it.
     placed.head.weight.data = head.to(strategy.device)

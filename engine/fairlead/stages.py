@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fairlead.config import RunConfig, Spec
 from fairlead.errors import ConfigError
+from fairlead.models import load_config
 from fairlead.records import Record, RecordT, convert, stable_fraction
+from fairlead.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from fairlead.plugins import Plugins
@@ -97,6 +99,16 @@ class StageContext:
                 "directory or a hub name instead."
             )
         return str(path)
+
+    def tokenizer(self, reference: str) -> Any:
+        """Load the tokenizer of a model reference; see `fairlead.tokenizers.load_tokenizer`."""
+        return load_tokenizer(
+            self.locate(reference), trust_remote_code=self.config.trust_remote_code
+        )
+
+    def model_config(self, reference: str) -> Any:
+        """Load a model reference's configuration; see `fairlead.models.load_config`."""
+        return load_config(self.locate(reference), trust_remote_code=self.config.trust_remote_code)
 
     def records(self, source: Spec, kind: type[RecordT], part: str = "train") -> list[RecordT]:
         """Load a data source's records as one kind, one side of the run's split.

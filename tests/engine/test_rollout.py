@@ -205,7 +205,7 @@ def test_values_are_those_of_the_state_before_each_token(tmp_path: Path) -> None
     """Fidelity item 28: column t is read at the position of token t - 1."""
     actors = tiny_actors(tmp_path, initializer_range=0.5)
     assert actors.value is not None
-    actors.value.bias.fill_(0.25)
+    actors.value.bias.data.fill_(0.25)
     rollout = gather(actors)
     rows = []
     for tokens, prompt, response in zip(

@@ -43,9 +43,9 @@ def _show(name: str, component: str, found: Preview, display: Display) -> None:
     if found.sample:
         plain = is_plain()
         how = "in [[ ]]" if plain else "bold and underlined"
-        click.echo(
-            f"\nA sample; what is trained on is {how}:\n\n{marked(found.sample, plain=plain)}\n"
-        )
+        trained = any(counts for _, counts in found.sample)
+        title = f"A sample; what is trained on is {how}" if trained else "A sample"
+        click.echo(f"\n{title}:\n\n{marked(found.sample, plain=plain)}\n")
     if found.memory_gib:
         rows = [(part, _gib(gib)) for part, gib in found.memory_gib.items()]
         display.table("Memory, estimated", ("part", "GiB"), rows)

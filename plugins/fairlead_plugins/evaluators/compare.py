@@ -8,12 +8,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fairlead.checkpoint import write_atomically
-from fairlead.config import Config, DataSourceSpec, RewardSpec, RolloutBackendSpec
-from fairlead.models import load_causal, load_config
+from fairlead.config import Config, DataSourceSpec, RewardSpec, RolloutBackendSpec, named
+from fairlead.models import load_causal
 from fairlead.records import Prompt
 from fairlead.respond import Responses, fitting_prompts, respond
 from fairlead.stages import Preview, StageContext
-from fairlead.tokenizers import check_same_vocabulary, load_tokenizer, stop_token_ids
+from fairlead.tokenizers import check_same_vocabulary, stop_token_ids
 
 
 class CompareConfig(Config):
@@ -41,7 +41,7 @@ class CompareConfig(Config):
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     stop_tokens: list[str] | None = None
-    backend: RolloutBackendSpec = "hf"  # type: ignore[assignment]
+    backend: RolloutBackendSpec = named("hf")
     token_budget: int = Field(default=16384, ge=1)
 
 
@@ -63,8 +63,7 @@ class CompareStage:
         with context.display.stage(context.name, "model", len(cfg.models)) as progress:
             for number, (name, reference) in enumerate(cfg.models.items(), 1):
                 location = context.locate(reference)
-                theirs = load_tokenizer(location, trust_remote_code=trust)
-                check_same_vocabulary(tokenizer, theirs, f"model {name!r}")
+                check_same_vocabulary(tokenizer, context.tokenizer(reference), f"model {name!r}")
                 answers[name] = respond(
                     load_causal(location, context.strategy, trained=False, trust_remote_code=trust),
                     prompts,
@@ -109,13 +108,11 @@ class CompareStage:
         )
 
     def _tokenizer(self, context: StageContext) -> Any:
-        first = context.locate(next(iter(self.config.models.values())))
-        return load_tokenizer(first, trust_remote_code=context.config.trust_remote_code)
+        return context.tokenizer(next(iter(self.config.models.values())))
 
     def _prompts(self, context: StageContext, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
         cfg = self.config
-        first = context.locate(next(iter(cfg.models.values())))
-        config = load_config(first, trust_remote_code=context.config.trust_remote_code)
+        config = context.model_config(next(iter(cfg.models.values())))
         records = context.records(cfg.prompts, Prompt, cfg.part)
         return fitting_prompts(records, tokenizer, config, cfg.max_new_tokens, cfg.count)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from fairlead.checkpoint import write_atomically
-from fairlead.config import Config, DataSourceSpec, RewardSpec, RolloutBackendSpec
+from fairlead.config import Config, DataSourceSpec, RewardSpec, RolloutBackendSpec, named
 from fairlead.records import Prompt
 from fairlead.respond import fitting_prompts, respond
 from fairlead.stages import StageContext
@@ -39,7 +39,7 @@ class RewardEvaluatorConfig(Config):
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     stop_tokens: list[str] | None = None
-    backend: RolloutBackendSpec = "hf"  # type: ignore[assignment]
+    backend: RolloutBackendSpec = named("hf")
     token_budget: int = Field(default=16384, ge=1)
 
 

@@ -12,6 +12,7 @@ from fairlead.errors import Stopped
 
 RECIPE = "demo"
 MANIFEST = "run.json"
+SAMPLES = "samples.jsonl"
 
 QUICK = (
     "pretrain.source.documents=1500",
@@ -76,7 +77,7 @@ def demo(
     from fairlead.report import write_report
     from fairlead.runner import run
     from fairlead.ui import Display
-    from fairlead_plugins.miniworld.results import rows
+    from fairlead_plugins.miniworld.results import judged_rows, training_rows
 
     overrides = (f"seed={seed}", *(QUICK if quick else ()))
     choice = PluginChoice.of(ctx, plugin, no_plugin)
@@ -94,7 +95,8 @@ def demo(
             f"fairlead pipeline --resume --out {root}"
         ) from None
     title = "What came of it" + (" (--quick: too short to learn anything)" if quick else "")
-    display.table(title, ("what was measured", "result"), rows(summaries))
+    rows = [*training_rows(summaries), *judged_rows(root / "judge" / SAMPLES, seed)]
+    display.table(title, ("what was measured", "result"), rows)
     click.echo(f"report: {write_report(root)}")
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairlead.components import Algorithm
-from fairlead.config import Spec
+from fairlead.config import Config, Spec
 from fairlead.encode import Encoder
 from fairlead.errors import ConfigError, DataError
 from fairlead.models import (
     context_length,
     load_causal,
-    load_config,
     memory_estimate,
     parameter_count,
 )
@@ -22,7 +21,7 @@ from fairlead.records import Prompt
 from fairlead.rollout import Actors
 from fairlead.scalar import load_scalar
 from fairlead.stages import Preview, StageContext
-from fairlead.tokenizers import check_same_vocabulary, load_tokenizer, stop_token_ids
+from fairlead.tokenizers import check_same_vocabulary, stop_token_ids
 from fairlead_plugins.ppo.config import PpoStageConfig
 from fairlead_plugins.ppo.update import Learner
 
@@ -55,16 +54,16 @@ def assemble(cfg: PpoStageConfig, context: StageContext) -> Crew:
     strategy = context.strategy
     algorithm: Algorithm = cfg.algorithm.build()
     start = context.locate(cfg.policy)
-    tokenizer = load_tokenizer(start, trust_remote_code=trust)
+    tokenizer = context.tokenizer(cfg.policy)
     prompts, dropped = encode_prompts(cfg, context, tokenizer)
     policy: Any = load_causal(start, strategy, trained=True, trust_remote_code=trust)
     reference, value = None, None
     if algorithm.needs_reference:
+        _check_reference(cfg.reference or cfg.policy, tokenizer, context)
         location = context.locate(cfg.reference or cfg.policy)
-        _check_reference(location, tokenizer, trust)
         reference = load_causal(location, strategy, trained=False, trust_remote_code=trust)
     if algorithm.needs_critic:
-        location = _value_location(cfg, context, tokenizer, trust)
+        location = context.locate(_value_start(cfg, context, tokenizer))
         value = load_scalar(location, strategy, trained=True, trust_remote_code=trust)
     actors = Actors(
         policy=policy,
@@ -101,9 +100,7 @@ def encode_prompts(
     cfg: PpoStageConfig, context: StageContext, tokenizer: Any
 ) -> tuple[list[tuple[Prompt, list[int]]], int]:
     """Return the training prompts with their ids, and how many were too long."""
-    config = load_config(
-        context.locate(cfg.policy), trust_remote_code=context.config.trust_remote_code
-    )
+    config = context.model_config(cfg.policy)
     room = context_length(config) - cfg.rollout.max_new_tokens
     limit = min(cfg.rollout.max_prompt_tokens, room)
     encoder = Encoder(tokenizer)
@@ -119,48 +116,42 @@ def encode_prompts(
     return kept, len(found) - len(kept)
 
 
-def _check_reference(location: str, tokenizer: Any, trust: bool) -> None:
+def _check_reference(reference: str, tokenizer: Any, context: StageContext) -> None:
     """Refuse references that would make the KL mean something else."""
-    config = load_config(location, trust_remote_code=trust)
+    config = context.model_config(reference)
     if config.vocab_size < len(tokenizer):
         raise ConfigError(
-            f"the reference {location!r} has {config.vocab_size} tokens and the policy's tokenizer "
-            f"{len(tokenizer)}. The KL needs one vocabulary: use the model the policy starts from."
+            f"the reference {reference!r} has {config.vocab_size} tokens and the policy's "
+            f"tokenizer {len(tokenizer)}. The KL needs one vocabulary: use the model the policy "
+            "starts from."
         )
-    check_same_vocabulary(
-        tokenizer, load_tokenizer(location, trust_remote_code=trust), "the reference"
-    )
+    check_same_vocabulary(tokenizer, context.tokenizer(reference), "the reference")
 
 
-def _value_location(cfg: PpoStageConfig, context: StageContext, tokenizer: Any, trust: bool) -> str:
+def _value_start(cfg: PpoStageConfig, context: StageContext, tokenizer: Any) -> str:
     if cfg.value is None:
         raise ConfigError(
             f"stage {context.name!r}: the algorithm {cfg.algorithm.name!r} trains a value model. "
             "Set value: to where it starts, such as the reward model (value: stage:rm)."
         )
-    location = context.locate(cfg.value)
-    check_same_vocabulary(
-        tokenizer, load_tokenizer(location, trust_remote_code=trust), "the value model"
-    )
-    return location
+    check_same_vocabulary(tokenizer, context.tokenizer(cfg.value), "the value model")
+    return cfg.value
 
 
 def _loss(chosen: Spec | None, role: str, default: str, context: StageContext) -> Any:
     if chosen is not None:
         return chosen.build()
     factory = context.plugins.registry.get("losses", f"{role}/{default}").load()
-    return factory(factory.Config())
+    return factory(getattr(factory, "Config", Config)())
 
 
 def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
     """Tokenise the prompts and estimate memory, without loading a model."""
     algorithm: Algorithm = cfg.algorithm.build()
-    trust = context.config.trust_remote_code
-    start = context.locate(cfg.policy)
-    tokenizer = load_tokenizer(start, trust_remote_code=trust)
+    tokenizer = context.tokenizer(cfg.policy)
     prompts, dropped = encode_prompts(cfg, context, tokenizer)
     stop_token_ids(tokenizer, cfg.rollout.stop_tokens)
-    config = load_config(start, trust_remote_code=trust)
+    config = context.model_config(cfg.policy)
     config.save_pretrained(context.directory)
     tokenizer.save_pretrained(context.directory)
     count = parameter_count(config)
@@ -170,11 +161,11 @@ def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
     if algorithm.needs_reference:
         models.append(("reference", count, "frozen"))
     if algorithm.needs_critic:
-        location = _value_location(cfg, context, tokenizer, trust)
-        value = load_config(location, trust_remote_code=trust)
+        value = context.model_config(_value_start(cfg, context, tokenizer))
         models.append(("value model", parameter_count(value), "trained"))
     longest = max(len(ids) for _, ids in prompts) + cfg.rollout.max_new_tokens
     share = cfg.rollout.max_new_tokens / longest
+    tokens = min(cfg.rollout.token_budget, cfg.minibatch_size * longest)
     return Preview(
         facts={
             "prompts": len(prompts),
@@ -190,7 +181,7 @@ def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
         ],
         memory_gib=memory_estimate(
             models,
-            (int(cfg.rollout.token_budget * share), len(tokenizer)),
+            (int(tokens * share), len(tokenizer)),
             context.config.precision,
         ),
     )

@@ -16,6 +16,7 @@ from fairlead.config import (
     PolicyLossSpec,
     RewardSpec,
     ValueLossSpec,
+    named,
 )
 from fairlead.optim import LearningRate
 from fairlead.rollout import RolloutSettings
@@ -150,7 +151,7 @@ class PpoStageConfig(Config):
     value: str | None = None
     reward: RewardSpec
     prompts: DataSourceSpec
-    algorithm: AlgorithmSpec = "ppo"  # type: ignore[assignment]
+    algorithm: AlgorithmSpec = named("ppo")
     policy_loss: PolicyLossSpec | None = None
     value_loss: ValueLossSpec | None = None
     auxiliary: list[AuxiliaryLossSpec] = []
@@ -162,8 +163,8 @@ class PpoStageConfig(Config):
     loss_normalisation: Literal["token_mean", "sequence_sum"] = "token_mean"
     lr: PolicyRate = PolicyRate()
     value_lr: ValueRate = ValueRate()
-    optimizer: OptimizerSpec = "adamw"  # type: ignore[assignment]
-    value_optimizer: OptimizerSpec = "adamw"  # type: ignore[assignment]
+    optimizer: OptimizerSpec = named("adamw")
+    value_optimizer: OptimizerSpec = named("adamw")
     value_coefficient: float = Field(default=0.1, gt=0)
     clip: float | None = Field(default=None, gt=0)
     weight_average: WeightAverageConfig | None = WeightAverageConfig()

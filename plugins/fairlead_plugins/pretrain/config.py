@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fairlead.config import Config, DataSourceSpec, EvaluatorSpec, OptimizerSpec
+from fairlead.config import Config, DataSourceSpec, EvaluatorSpec, OptimizerSpec, named
 from fairlead.optim import LearningRate
 from fairlead.scratch import Scratch
 from fairlead.tokenizers import TokenizerSettings
@@ -44,7 +44,7 @@ class PretrainConfig(Config):
     block_tokens: int = Field(default=256, ge=2)
     document_mask: bool = False
     lr: LearningRate = LearningRate(peak=1e-3)
-    optimizer: OptimizerSpec = "adamw"
+    optimizer: OptimizerSpec = named("adamw")
     clip: float | None = Field(default=1.0, gt=0)
     token_budget: int = Field(default=16384, ge=1)
     evaluate_every: int = Field(default=100, ge=1)

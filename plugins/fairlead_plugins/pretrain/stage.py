@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlead import lm
-from fairlead.checkpoint import ModelState, NumberState, OptimizerState
+from fairlead.checkpoint import ModelState, NumberState, OptimizerState, Stateful
 from fairlead.data import DataFeed, cut_blocks
 from fairlead.encode import Encoder
 from fairlead.errors import ConfigError
@@ -15,7 +15,6 @@ from fairlead.measure import Measure
 from fairlead.models import (
     context_length,
     load_causal,
-    load_config,
     memory_estimate,
     parameter_count,
     save_model,
@@ -50,7 +49,7 @@ class PretrainStage:
         feed = DataFeed(len(blocks), context.seed("order"))
         measure = Measure(cfg.evaluators, cfg.evaluate_every, cfg.steps, context, tokenizer)
         measure.add(lambda: {"loss/heldout": lm.mean_loss(model, heldout, context.strategy)})
-        parts = {
+        parts: dict[str, Stateful] = {
             "model": ModelState(model),
             "optimizer": OptimizerState(updater.optimizer),
             "feed": NumberState(feed),
@@ -89,7 +88,7 @@ class PretrainStage:
         config = (
             scratch_config(cfg.model, tokenizer)
             if isinstance(cfg.model, Scratch)
-            else load_config(context.locate(cfg.model))
+            else context.model_config(cfg.model)
         )
         self._check_context(config)
         config.save_pretrained(context.directory)
@@ -112,9 +111,9 @@ class PretrainStage:
         )
 
     def _tokenizer(self, context: StageContext, documents: list[Text]) -> Any:
-        cfg, trust = self.config, context.config.trust_remote_code
+        cfg = self.config
         if isinstance(cfg.model, str):
-            return load_tokenizer(context.locate(cfg.model), trust_remote_code=trust)
+            return context.tokenizer(cfg.model)
         if isinstance(cfg.tokenizer, TokenizerSettings):
             saved = Path(context.directory) / "tokenizer"
             if not (context.resume and saved.is_dir()):
@@ -124,7 +123,7 @@ class PretrainStage:
                 shutil.rmtree(saved, ignore_errors=True)
                 draft.rename(saved)  # whole or not there: a resume relies on it
             return load_tokenizer(str(saved))
-        return load_tokenizer(context.locate(cfg.tokenizer), trust_remote_code=trust)
+        return context.tokenizer(cfg.tokenizer)
 
     def _blocks(self, tokenizer: Any, documents: list[Text]) -> Any:
         encoder = Encoder(tokenizer)
@@ -151,7 +150,7 @@ class PretrainStage:
             return make_causal(cfg.model, tokenizer, context.strategy, context.seed("weights"))
         trust = context.config.trust_remote_code
         location = context.locate(cfg.model)
-        self._check_context(load_config(location, trust_remote_code=trust))
+        self._check_context(context.model_config(cfg.model))
         return load_causal(location, context.strategy, trained=True, trust_remote_code=trust)
 
     def _check_context(self, config: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fairlead.config import Config, DataSourceSpec, OptimizerSpec, PreferenceLossSpec
+from fairlead.config import Config, DataSourceSpec, OptimizerSpec, PreferenceLossSpec, named
 from fairlead.optim import LearningRate
 
 
@@ -45,12 +45,12 @@ class RewardModelConfig(Config):
     model: str
     source: DataSourceSpec
     demonstrations: DataSourceSpec | None = None
-    loss: PreferenceLossSpec = "ranking"
+    loss: PreferenceLossSpec = named("ranking")
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=64, ge=1)
     max_tokens: int = Field(default=2048, ge=2)
     lr: LearningRate = LearningRate(peak=9e-6)
-    optimizer: OptimizerSpec = "adamw"
+    optimizer: OptimizerSpec = named("adamw")
     clip: float | None = Field(default=None, gt=0)
     token_budget: int = Field(default=16384, ge=1)
     evaluate_every: int = Field(default=10, ge=1)

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.checkpoint import ModelState, NumberState, OptimizerState
+from fairlead.checkpoint import ModelState, NumberState, OptimizerState, Stateful
 from fairlead.components import LossTerm, PreferenceLoss
 from fairlead.data import DataFeed, microbatches, pad
 from fairlead.encode import EncodedRanking, Encoder
 from fairlead.errors import DataError
 from fairlead.measure import Measure
 from fairlead.metrics import Sums
-from fairlead.models import context_length, load_config, memory_estimate, parameter_count
+from fairlead.models import context_length, memory_estimate, parameter_count
 from fairlead.optim import Updater, check_finite
 from fairlead.records import Comparison, Demonstration
 from fairlead.scalar import ScalarModel, scalar_from_causal
 from fairlead.session import Session
 from fairlead.stages import Preview, StageContext
-from fairlead.tokenizers import load_tokenizer, with_distinct_pad
+from fairlead.tokenizers import with_distinct_pad
 from fairlead_plugins.reward_model.calibration import held_out_report
 from fairlead_plugins.reward_model.config import RewardModelConfig
 from fairlead_plugins.reward_model.losses import pair_differences
@@ -57,7 +57,7 @@ class RewardModelStage:
         total = math.ceil(cfg.epochs * len(train) / cfg.batch_size)
         measure = Measure([], cfg.evaluate_every, total, context, tokenizer)
         measure.add(lambda: _held_out(model, loss, heldout, cfg.token_budget, context))
-        parts = {
+        parts: dict[str, Stateful] = {
             "model": ModelState(model),
             "optimizer": OptimizerState(updater.optimizer),
             "feed": NumberState(feed),
@@ -92,7 +92,7 @@ class RewardModelStage:
             "steps": total,
             "prompts": len(train),
             "dropped_too_long": dropped,
-            "bias": float(model.bias),
+            "bias": float(model.bias.detach()),
             **held_out_report(margins, context.seed("bootstrap")),
         }
 
@@ -101,7 +101,7 @@ class RewardModelStage:
         cfg = self.config
         tokenizer = self._tokenizer(context)
         rankings, dropped = self._rankings(tokenizer, context, "train")
-        config = load_config(context.locate(cfg.model))
+        config = context.model_config(cfg.model)
         count = parameter_count(config)
         config.num_labels = 1
         config.save_pretrained(context.directory)
@@ -123,8 +123,7 @@ class RewardModelStage:
         )
 
     def _tokenizer(self, context: StageContext) -> Any:
-        trust = context.config.trust_remote_code
-        tokenizer = load_tokenizer(context.locate(self.config.model), trust_remote_code=trust)
+        tokenizer = context.tokenizer(self.config.model)
         with_distinct_pad(tokenizer)
         return tokenizer
 
@@ -133,7 +132,7 @@ class RewardModelStage:
     ) -> tuple[list[EncodedRanking], int]:
         """Encode one side of the split; prompts without a pair, or too long, are left out."""
         cfg = self.config
-        limit = min(cfg.max_tokens, context_length(load_config(context.locate(cfg.model))))
+        limit = min(cfg.max_tokens, context_length(context.model_config(cfg.model)))
         encoder = Encoder(tokenizer)
         found = [encoder.ranking(r) for r in context.records(cfg.source, Comparison, part)]
         kept = [

@@ -10,6 +10,7 @@ from fairlead.config import (
     DataSourceSpec,
     EvaluatorSpec,
     OptimizerSpec,
+    named,
 )
 from fairlead.encode import TrainOn
 from fairlead.optim import LearningRate
@@ -49,7 +50,7 @@ class SftConfig(Config):
     packing: bool = False
     lr: LearningRate = LearningRate(peak=9.65e-6)
     residual_dropout: float = Field(default=0.0, ge=0, lt=1)
-    optimizer: OptimizerSpec = "adamw"
+    optimizer: OptimizerSpec = named("adamw")
     clip: float | None = Field(default=None, gt=0)
     auxiliary: list[AuxiliaryLossSpec] = []
     token_budget: int = Field(default=16384, ge=1)

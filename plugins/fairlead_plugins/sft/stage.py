@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fairlead import lm
-from fairlead.checkpoint import ModelState, NumberState, OptimizerState
+from fairlead.checkpoint import ModelState, NumberState, OptimizerState, Stateful
 from fairlead.data import DataFeed
 from fairlead.encode import Encoded, Encoder
 from fairlead.errors import ConfigError, DataError
@@ -17,7 +17,6 @@ from fairlead.measure import Measure
 from fairlead.models import (
     context_length,
     load_causal,
-    load_config,
     memory_estimate,
     parameter_count,
     save_model,
@@ -26,7 +25,6 @@ from fairlead.optim import Updater
 from fairlead.records import Demonstration
 from fairlead.session import Session
 from fairlead.stages import Preview, StageContext
-from fairlead.tokenizers import load_tokenizer
 from fairlead_plugins.sft.best import BestWeights
 from fairlead_plugins.sft.config import SftConfig
 
@@ -43,19 +41,17 @@ class SftStage:
         """Train; returns the held-out loss before and after, and what was left out."""
         cfg = self.config
         # 1. Tokenizer, demonstrations, model.
-        location = context.locate(cfg.model)
-        trust = context.config.trust_remote_code
-        tokenizer = load_tokenizer(location, trust_remote_code=trust)
+        tokenizer = context.tokenizer(cfg.model)
         examples, dropped = self._examples(tokenizer, context, "train")
         heldout = lm.batch_examples(
             self._examples(tokenizer, context, "heldout")[0], cfg.token_budget
         )
         model: Any = load_causal(
-            location,
+            context.locate(cfg.model),
             context.strategy,
             trained=True,
             residual_dropout=cfg.residual_dropout,
-            trust_remote_code=trust,
+            trust_remote_code=context.config.trust_remote_code,
         )
         updater = Updater(model, cfg.optimizer, cfg.lr, cfg.clip)
         auxiliary = [spec.build(context, tokenizer) for spec in cfg.auxiliary]
@@ -65,7 +61,7 @@ class SftStage:
         measure = Measure(cfg.evaluators, epoch, total, context, tokenizer)
         measure.add(lambda: {"loss/heldout": lm.mean_loss(model, heldout, context.strategy)})
         best = BestWeights(model, cfg.select_by)
-        parts = {
+        parts: dict[str, Stateful] = {
             "model": ModelState(model),
             "optimizer": OptimizerState(updater.optimizer),
             "feed": NumberState(feed),
@@ -113,8 +109,7 @@ class SftStage:
     def preview(self, context: StageContext) -> Preview:
         """Tokenise the demonstrations, show one with its mask, estimate memory."""
         cfg = self.config
-        location = context.locate(cfg.model)
-        tokenizer, config = load_tokenizer(location), load_config(location)
+        tokenizer, config = context.tokenizer(cfg.model), context.model_config(cfg.model)
         examples, dropped = self._examples(tokenizer, context, "train")
         records = context.records(cfg.source, Demonstration)
         config.save_pretrained(context.directory)
@@ -143,7 +138,7 @@ class SftStage:
         """Encode one side of the split; returns it with the count of those too long."""
         cfg = self.config
         encoder = Encoder(tokenizer, cfg.train_on)
-        limit = min(cfg.max_tokens, context_length(load_config(context.locate(cfg.model))))
+        limit = min(cfg.max_tokens, context_length(context.model_config(cfg.model)))
         if cfg.packing and cfg.max_tokens > limit:
             raise ConfigError(
                 f"max_tokens={cfg.max_tokens} is the width of packed rows, and the model takes "

@@ -114,7 +114,7 @@ def _parse_line(raw: bytes, number: int) -> dict[str, Any] | Fault:
     if isinstance(text, Fault):
         return text
     try:
-        return _as_object(json.loads(text))
+        return _as_object(json.loads(text.rstrip("\r\n")))
     except json.JSONDecodeError as error:
         return Fault(
             f"broken JSON: {error.msg} at column {error.colno} of {show(text.strip())}; a line "

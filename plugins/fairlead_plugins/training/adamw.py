@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -36,7 +37,7 @@ class AdamW:
     def __call__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """Return the optimizer; the learning rate is the stage's to set, step by step."""
         tensors = [parameter for _, parameter in parameters]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in tensors if p.ndim >= 2]},
             {"params": [p for p in tensors if p.ndim < 2], "weight_decay": 0.0},
         ]

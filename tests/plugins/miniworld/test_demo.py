@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from fairlead_plugins.miniworld.demo import free_directory
-from fairlead_plugins.miniworld.results import rows
+from fairlead_plugins.miniworld.results import judged_rows, training_rows
+from fairlead_plugins.miniworld.world import World
 
 
 @pytest.mark.slow
@@ -68,20 +69,50 @@ SUMMARIES: dict[str, dict[str, Any]] = {
         "reward_gain_se": 0.1,
         "kl_end": 5.0,
     },
-    "judge": {"mean_score/base": 0.25, "mean_score/ppo": 1.75, "prompts": 9},
 }
 
 
 def test_the_table_says_it_in_plain_words() -> None:
-    found = dict(rows(SUMMARIES))
+    found = dict(training_rows(SUMMARIES))
     assert "6.50 -> 0.88 nats a token" in found.values()
     assert "not measured: too little was held out" in found.values()
     assert "70.0 % (95 % interval 65.0 to 75.0; 200 pairs)" in found.values()
     assert "+1.00 (standard error 0.10, 10.0 standard errors)" in found.values()
     assert "5.00 nats a response" in found.values()
-    assert "base 0.25, ppo 1.75" in found.values()
+
+
+def test_the_judge_counts_what_the_models_said(tmp_path: Path) -> None:
+    fact = next(task for task in World(4).questions() if task.family == "fact")
+    polite = next(task for task in World(4).questions() if task.family == "fact" and task.respect)
+    right = f" it is {fact.truth} ."
+    said = [
+        {"prompt": fact.prompt, "base": " you fool . i do not know .", "sft": right, "ppo": right},
+        {
+            "prompt": polite.prompt,
+            "base": f" it is {polite.misconception} .",
+            "sft": f" it is {polite.misconception} .",
+            "ppo": f" it is {polite.truth} . happy to help .",
+        },
+    ]
+    lines = [
+        {
+            "prompt": one.pop("prompt"),
+            "responses": {model: {"text": text, "score": 0.0} for model, text in one.items()},
+        }
+        for one in said
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    found = dict(judged_rows(path, seed=4))
+    # base: 2 x 0.15 less 1 for rudeness and 0.12 for a word too many, and -2; sft: 2 and -2.
+    assert "base -1.41, sft 0.00, ppo 2.25" in found.values()
+    assert "+2.25 (standard error 2.25, 1.0 standard errors)" in found.values()
+    assert "base 0 %, sft 50 %, ppo 100 %" in found.values()
+    assert "base 50 %, sft 0 %, ppo 0 %" in found.values()
 
 
 def test_a_gain_without_spread_is_no_division_by_zero() -> None:
     still = {**SUMMARIES["ppo"], "reward_gain": 0.0, "reward_gain_se": 0.0}
-    assert "+0.00 (standard error 0.00)" in dict(rows({**SUMMARIES, "ppo": still})).values()
+    assert (
+        "+0.00 (standard error 0.00)" in dict(training_rows({**SUMMARIES, "ppo": still})).values()
+    )

@@ -24,6 +24,8 @@ from fairlead_plugins.ppo.algorithm import Ppo
 from fairlead_plugins.ppo.config import PpoConfig
 from fairlead_plugins.ppo.report import rollout_metrics
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"vocabulary": 20, "num_hidden_layers": 1, "max_position_embeddings": 16}
 
 

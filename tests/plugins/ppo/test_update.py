@@ -275,7 +275,7 @@ def test_weight_average_by_hand() -> None:
         average.update()
         assert average.average["weight"].dtype == torch.float32
         assert float(average.average["weight"]) == pytest.approx(expected, rel=1e-6)
-    assert float(model.weight) == 3.0
+    assert model.weight.item() == 3.0
 
 
 @pytest.mark.parametrize(("every", "updates"), [("step", 4), ("iteration", 1)])
@@ -332,7 +332,7 @@ def test_the_value_model_starts_as_the_reward_model_and_shares_nothing(tmp_path:
     learner, rewards = made.learner, made.actors.reward.model  # type: ignore[attr-defined]
     assert learner.value is not None
     assert learner.value_updater is not None
-    assert float(learner.value.bias) == 0.75
+    assert learner.value.bias.item() == 0.75
     others = [learner.policy, made.actors.reference, rewards]
     mine = {p.data_ptr() for p in learner.value.parameters()}
     for other in others:
