@@ -190,7 +190,9 @@ class AuxiliaryLoss(Protocol):
     one into the same gradient buffers, before clipping and the optimizer step.
     """
 
-    def backward(self, model: nn.Module, examples: int, tokens: int) -> dict[str, float]:
+    def backward(
+        self, model: nn.Module, examples: int, tokens: int
+    ) -> Mapping[str, tuple[float, float]]:
         """Add this loss's gradient for one optimizer step.
 
         Args:
@@ -199,7 +201,8 @@ class AuxiliaryLoss(Protocol):
             tokens: Target tokens in the main batch.
 
         Returns:
-            Metrics, such as ``{"loss/ptx": 3.1}``.
+            Metrics as (sum, weight), such as ``{"loss/ptx": (310.0, 100)}``; the mean over
+            several steps is then one over all that counted in them.
         """
         ...
 

@@ -103,9 +103,13 @@ def preview(
     loaded: dict[str, Sequence[Record]] = {}
     quiet = Display(quiet=True)
     with tempfile.TemporaryDirectory(prefix="fairlead-dry-run-") as scratch, StopSignal() as stop:
-        for name in _chosen(config, only):
-            for earlier in config.stages:
+        chosen = _chosen(config, only)
+        for earlier in config.stages:
+            # A chosen stage writes its preview; what it finished before must not be in reach.
+            if earlier not in chosen:
                 _borrow_finished(root, Path(scratch), earlier)
+        for name in chosen:
+            _check_stop(stop, name)
             context = StageContext(
                 name, config, Path(scratch), plugins, _strategy(config), quiet, stop, False, loaded
             )

@@ -9,9 +9,8 @@ import pytest
 from support import ROOT
 
 PAGE = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
-SECTIONS = {
-    int(number): body for number, body in re.findall(r"^## (\d+)\. (.*?)(?=^## )", PAGE, re.M | re.S)
-}
+SECTION = re.compile(r"^## (\d+)\. (.*?)(?=^## )", re.M | re.S)
+SECTIONS = {int(number): body for number, body in SECTION.findall(PAGE)}
 
 
 def definitions(path: str) -> dict[str, str]:
@@ -31,8 +30,8 @@ def definitions(path: str) -> dict[str, str]:
 def numbers(docstring: str) -> set[int]:
     """The items a docstring names: `Fidelity item 3`, `Fidelity items 28-29`, `5, 7 and 9`."""
     found: set[int] = set()
-    for listed in re.findall(r"[Ff]idelity items?\s+([\d,\s–and-]+)", docstring):
-        for begin, end in re.findall(r"(\d+)(?:\s*[-–]\s*(\d+))?", listed):
+    for listed in re.findall(r"[Ff]idelity items?\s+([\d,\sand-]+)", docstring):
+        for begin, end in re.findall(r"(\d+)(?:\s*-\s*(\d+))?", listed):
             found |= set(range(int(begin), int(end or begin) + 1))
     return found
 

@@ -21,6 +21,7 @@ class RewardEvaluatorConfig(Config):
     """Settings of `RewardEvaluator`.
 
     Attributes:
+        label: What the metrics are called; two of these in one stage need two labels.
         prompts: Where prompts come from.
         part: Which side of the run's split.
         reward: What scores the responses.
@@ -32,6 +33,7 @@ class RewardEvaluatorConfig(Config):
         token_budget: Most tokens of a forward pass.
     """
 
+    label: str = Field(default="reward", pattern=r"^\w+$")
     prompts: DataSourceSpec
     part: Literal["heldout", "train", "all"] = "heldout"
     reward: RewardSpec
@@ -63,7 +65,7 @@ class RewardEvaluator:
         self.backend = config.backend.build()
         self.stop = stop_token_ids(tokenizer, config.stop_tokens)
         # Beside the metrics, so that a resumed run is paired with the same start.
-        self.start_file = context.directory / "eval_reward_start.json"
+        self.start_file = context.directory / f"eval_{config.label}_start.json"
 
     def evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return the metrics at this step; step 0 is the start."""
@@ -86,17 +88,14 @@ class RewardEvaluator:
         ).scores
         if scores is None:
             raise RuntimeError("respond() was given a reward and returned no scores")
-        metrics = {
-            "eval/reward": float(scores.mean()),
-            "eval/reward_se": _standard_error(scores),
-            "eval/prompts": float(len(scores)),
-        }
+        name = f"eval/{cfg.label}"
+        metrics = {name: float(scores.mean()), f"{name}_se": _standard_error(scores)}
         if step == 0:
             write_atomically(self.start_file, json.dumps(scores.tolist()))
         elif self.start_file.is_file():
             gain = scores - torch.tensor(json.loads(self.start_file.read_text()))
-            metrics["eval/reward_gain"] = float(gain.mean())
-            metrics["eval/reward_gain_se"] = _standard_error(gain)
+            metrics[f"{name}_gain"] = float(gain.mean())
+            metrics[f"{name}_gain_se"] = _standard_error(gain)
         return metrics
 
 

@@ -37,7 +37,7 @@ class Manner:
         ramble: Goes on about something else.
         unknown: Admits ignorance of a fact.
         spoilt: Broken off, or with words said twice, as a badly trained model does.
-        astray: Answers something that was not asked. Without such answers a reward model never
+        astray: Answers something else than what was asked. Without these a reward model never
             learns to look at the question, and a policy gives one polite fact to everything.
     """
 
@@ -96,7 +96,7 @@ MODELS = (
         ramble=0.35,
         unknown=0.06,
         spoilt=0.2,
-        astray=0.3,
+        astray=0.4,
     ),
     Manner(
         formal=0.65,
@@ -110,7 +110,7 @@ MODELS = (
         ramble=0.12,
         unknown=0.06,
         spoilt=0.1,
-        astray=0.2,
+        astray=0.25,
     ),
 )
 """Scripted stand-ins for what a base model and an SFT model of this world answer."""

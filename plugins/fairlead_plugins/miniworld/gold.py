@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairlead_plugins.miniworld.lexicon import ADJECTIVES, COURTESY, RUDE, THINGS, UNKNOWN, VALUES
+from fairlead_plugins.miniworld.lexicon import (
+    ADJECTIVES,
+    COURTESY,
+    PEOPLE,
+    RUDE,
+    THINGS,
+    UNKNOWN,
+    VALUES,
+)
 from fairlead_plugins.miniworld.world import Task
 
 CORRECT = 2.0
@@ -60,8 +68,8 @@ def is_rude(response: str) -> bool:
 
 
 def is_true(task: Task, response: str) -> bool:
-    """Whether a response to a fact question names the right value and no other."""
-    return {word for word in response.split() if word in VALUES[task.attribute]} == {task.truth}
+    """Whether a response to a fact question names the right value of the right person, alone."""
+    return _fact(task, response.split()) == 1.0
 
 
 def correctness(task: Task, words: Sequence[str]) -> float:
@@ -82,6 +90,8 @@ def correctness(task: Task, words: Sequence[str]) -> float:
 
 def _fact(task: Task, words: Sequence[str]) -> float:
     named = {word for word in words if word in VALUES[task.attribute]}
+    if any(word in PEOPLE and word != task.subject for word in words):
+        return -1.0
     if named == {task.truth}:
         return 1.0
     if task.truth in named:

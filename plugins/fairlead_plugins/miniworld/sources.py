@@ -16,6 +16,9 @@ from fairlead_plugins.miniworld.gold import gold
 from fairlead_plugins.miniworld.labelers import Labeler, LabelerConfig
 from fairlead_plugins.miniworld.world import FactGroup, Task, World
 
+ALIKE = 0.7
+"""Share of the answers that go astray which answer another question of the same family."""
+
 ATTEMPTS = 8
 """Draws for each answer that is wanted, before fewer different ones are taken."""
 
@@ -174,9 +177,12 @@ def _responses(task: Task, others: Sequence[Task], count: int, rng: Random) -> t
         rng: Where the randomness comes from.
     """
     found: dict[str, None] = {}
+    alike = [other for other in others if other.family == task.family]
     for _ in range(count * ATTEMPTS):
         manner = rng.choice((*MODELS, DEMONSTRATOR))
-        answered = rng.choice(others) if rng.random() < manner.astray else task
+        answered = task
+        if rng.random() < manner.astray:
+            answered = rng.choice(alike if rng.random() < ALIKE else others)
         found[answer(answered, manner, rng)] = None
         if len(found) == count:
             break

@@ -82,8 +82,7 @@ def update(
             tokens = _accumulate(learner, rollout, credit, rows, sums, iteration)
             # 2. Auxiliary losses (ptx), into the same buffers (fidelity item 24).
             for term in learner.auxiliary:
-                for name, value in term.backward(learner.policy, len(rows), tokens).items():
-                    sums.add(name, value, 1.0)
+                sums.add_all(term.backward(learner.policy, len(rows), tokens))
             # 3. One optimizer step of each model; then the average.
             last = learner.policy_updater.step(iteration, cfg.iterations)
             if learner.value_updater:

@@ -33,7 +33,9 @@ class PretrainingLoss:
         self.owed = 0.0
         self.step = 0
 
-    def backward(self, model: nn.Module, examples: int, tokens: int) -> dict[str, float]:
+    def backward(
+        self, model: nn.Module, examples: int, tokens: int
+    ) -> dict[str, tuple[float, float]]:
         """Add the pretraining gradient of one optimizer step (fidelity item 24)."""
         self.step += 1
         blocks = self.feed.take(self._due(examples, tokens))
@@ -54,7 +56,7 @@ class PretrainingLoss:
             what="the pretraining loss (ptx)",
             step=self.step,
         )
-        return {"loss/ptx": total / count}
+        return {"loss/ptx": (total, count)}
 
     def _due(self, examples: int, tokens: int) -> int:
         """Return how many blocks this step takes; fractions are carried over, not lost."""

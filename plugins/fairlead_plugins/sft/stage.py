@@ -14,6 +14,7 @@ from fairlead.data import DataFeed
 from fairlead.encode import Encoded, Encoder
 from fairlead.errors import ConfigError, DataError
 from fairlead.measure import Measure
+from fairlead.metrics import Sums
 from fairlead.models import (
     context_length,
     load_causal,
@@ -85,12 +86,13 @@ class SftStage:
                 loss = lm.backward(
                     model, batches, weight, context.strategy, what="the loss", step=step
                 )
-                metrics = {"loss/train": loss / weight}
+                sums = Sums()
+                sums.add("loss/train", loss, weight)
                 # 4. Auxiliary losses, into the same gradients.
                 for term in auxiliary:
-                    metrics |= term.backward(model, len(batch), int(weight))
+                    sums.add_all(term.backward(model, len(batch), int(weight)))
                 # 5. One optimizer step.
-                metrics |= updater.step(step, total)
+                metrics = {**sums.means(), **updater.step(step, total)}
                 # 6. Measure, keep the best epoch, log, checkpoint.
                 measured = measure.after(model, step)
                 best.consider(measured, step)

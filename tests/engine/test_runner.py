@@ -1,0 +1,112 @@
+"""The runner: what it refuses, what it leaves alone, and how it stops between stages."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import configure, recipe, run_stages
+
+from fairlead.errors import ConfigError, Stopped
+from fairlead.plugins import load_plugins
+from fairlead.runner import preview, run
+from fairlead.ui import Display
+
+SHORT = ("pretrain.steps=2", "sft.epochs=1", "rm.epochs=1", "ppo.iterations=1")
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    run_stages(recipe("tiny"), out, overrides=SHORT)
+    return out
+
+
+def test_a_dry_run_beside_a_finished_run_leaves_it_as_it_is(finished: Path) -> None:
+    before = digests(finished)
+    config, plugins = configure(recipe("tiny"), SHORT)
+    everything = preview(config, plugins, root=finished)
+    one = preview(config, plugins, only=["ppo"], root=finished)
+    assert list(everything) == list(config.stages)
+    assert one["ppo"].facts["episodes"] == 8  # 1 iteration of 8 prompts
+    assert digests(finished) == before
+
+
+def test_a_stage_that_failed_at_once_can_be_started_again(tmp_path: Path) -> None:
+    """It holds nothing to lose: no step, no checkpoint."""
+    faulty = [*SHORT, "pretrain.model.model_type=lama"]
+    with pytest.raises(ConfigError, match="'lama' is not one that transformers has"):
+        run_stages(recipe("tiny"), tmp_path, overrides=faulty, only=["pretrain"])
+    assert json.loads((tmp_path / "pretrain/stage.json").read_text())["status"] == "failed"
+    run_stages(recipe("tiny"), tmp_path, overrides=SHORT, only=["pretrain"])
+    assert json.loads((tmp_path / "pretrain/stage.json").read_text())["status"] == "finished"
+
+
+def test_a_stage_with_work_in_it_is_not_written_over(finished: Path) -> None:
+    before = digests(finished)
+    with pytest.raises(ConfigError, match=r"holds a finished stage already\. Add --resume"):
+        run_stages(recipe("tiny"), finished, overrides=SHORT)
+    assert digests(finished) == before
+
+
+def test_a_signal_between_two_stages_stops_before_the_next(tmp_path: Path) -> None:
+    """The stage that was finishing is finished; nothing of the next one is begun."""
+
+    class Stopper:
+        @staticmethod
+        def finish(summary: dict[str, Any], context: Any) -> None:
+            context.stop._note(signal.SIGTERM, None)
+
+    plugins = load_plugins()
+    plugins.manager.add_hookcall_monitoring(
+        before=lambda name, impls, arguments: (
+            Stopper.finish(**arguments) if name == "stage_finished" else None
+        ),
+        after=lambda *_: None,
+    )
+    config, plugins = configure(recipe("tiny"), SHORT, plugins)
+    with pytest.raises(Stopped, match="before stage 'sft'"):
+        run(config, plugins, tmp_path, only=["pretrain", "sft"], display=Display(quiet=True))
+    assert json.loads((tmp_path / "pretrain/stage.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "sft").exists()
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"
+
+
+def test_a_damaged_source_is_read_and_reported_once_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every stage of the recipe reads the same source; its warning comes once."""
+    raw = recipe("tiny")
+    raw["data"]["rankings"].append({"prompt": "broken", "responses": [" a"], "ranks": [0]})
+    for stage in ("pretrain", "sft"):
+        raw["stages"][stage]["source"]["skip"] = 1
+    run_stages(raw, tmp_path, overrides=SHORT, only=["pretrain", "sft"])
+    assert len([r for r in caplog.records if "left out 1" in r.getMessage()]) == 1
+
+
+def test_the_manifest_says_what_ran(finished: Path) -> None:
+    manifest = json.loads((finished / "run.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["stages"] == ["pretrain", "sft", "rm", "ppo", "compare"]
+    assert {"fairlead", "torch", "transformers", "python"} <= set(manifest["versions"])
+    assert {plugin["name"] for plugin in manifest["plugins"]} >= {"sft", "ppo", "reward_model"}
+    assert manifest["config"]["stages"]["ppo"]["algorithm"]["kl_coefficient"] == 0.02
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "compare"])
+def test_a_stages_loop_stands_on_one_screen(stage: str) -> None:
+    run_method = load_plugins().registry.get("stages", stage).load().run
+    assert len(inspect.getsource(run_method).splitlines()) < 80
