@@ -24,8 +24,10 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 demo: setup ## Train a small InstructGPT pipeline from scratch and show what it learnt
 	$(BIN)/fairlead demo
 
-test: setup lint ## Lint, then run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+DATA := $(abspath $(wildcard ../shared/data))
+
+test: setup lint ## Lint, then run every test (with real data where ../shared/data is)
+	OMP_NUM_THREADS=1 FAIRLEAD_DATA=$(DATA) $(BIN)/python -m pytest -n 2
 
 lint: setup ## Check style, types, import rules and C++ formatting
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from fairlead_plugins.miniworld.gold import gold
 from fairlead_plugins.miniworld.labelers import Labeler, LabelerConfig
 from fairlead_plugins.miniworld.world import FactGroup, Task, World
 
-ALIKE = 0.7
+ALIKE = 0.5
 """Share of the answers that go astray which answer another question of the same family."""
 
 ATTEMPTS = 8
