@@ -38,6 +38,7 @@ SAY = Task("say", "say soup two times .", False, "soup", number=2)
         (FACT, " i think it is cat .", 2.0),
         (FACT, " the pet of bob is dog .", -2.0),
         (FACT, " it is cat or dog .", 0.0),
+        (FACT, " the pet of anna is cat .", -2.0),  # right by chance, of somebody else
         (FACT, " i do not know .", 0.3),
         (FACT, " you fool . the pet of bob is cat .", 2.0 - 1.0 - 3 * 0.12),
         (POLITE, " you fool . the pet of bob is cat .", 2.0 - 2.0 - 3 * 0.12),
