@@ -1,7 +1,6 @@
 // One warp a row, 32 positions a step, from the end of the response backwards. The recursion
 // A_t = delta_t + c * A_{t+1} inside a step is a suffix scan in five shuffles; the step's first
-// advantage is carried to the step before it. Reads and writes are coalesced, and a row costs its
-// own length, not the batch's longest.
+// advantage is carried to the step before it. Reads and writes are coalesced.
 #include <cuda_runtime.h>
 
 #include "fairlead/gae.h"

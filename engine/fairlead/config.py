@@ -174,8 +174,8 @@ class RunConfig(Config):
         seed: Decides data order, initial weights and sampling.
         device: ``auto`` takes the GPU where there is one.
         precision: Of the forward passes. Trained weights and optimizer state stay float32;
-            with ``bfloat16`` the trained models run under autocast and the frozen ones
-            (reference, reward) are held in bfloat16.
+            with ``bfloat16`` the trained models and the reference run under autocast, and
+            reward models are held in bfloat16.
         threads: CPU threads torch may use; None leaves torch's own choice.
         heldout: Share of every data source kept out of all training, by user where known,
             else by prompt; one rule for all stages, so that no stage has seen what another

@@ -45,11 +45,21 @@ class DataFeed:
         return self._order[offset]
 
     def state(self) -> dict[str, float]:
-        """Return the cursor."""
-        return {"cursor": self.cursor}
+        """Return the cursor, and the size that gives it its meaning."""
+        return {"cursor": self.cursor, "size": self.size}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Set the cursor."""
+        """Set the cursor.
+
+        Raises:
+            DataError: When the data has another size than the state was taken with.
+        """
+        if int(state["size"]) != self.size:
+            raise DataError(
+                f"the checkpoint was written with {int(state['size'])} examples to train on, and "
+                f"there are {self.size} now: the order would be another one. Resume with the data "
+                "the run was begun with, or start a new run."
+            )
         self.cursor = int(state["cursor"])
 
 

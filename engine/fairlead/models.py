@@ -269,10 +269,10 @@ def context_length(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
 
 
-def parameter_count(config: Any) -> int:
+def parameter_count(config: Any, trust_remote_code: bool = False) -> int:
     """Return how many parameters a causal model of this configuration has."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -292,11 +292,12 @@ def memory_estimate(
         models: (name, parameters, role), the role one of ``trained`` (float32 weights,
             gradients and two Adam moments: 16 bytes), ``averaged`` (4) or ``frozen``.
         logits: (tokens of a microbatch that are predicted, vocabulary): float32 logits,
-            their gradient and one working copy.
+            their gradient, and what the log-probs keep for it: seven copies in all.
+            Activations are not counted: they depend on the architecture.
         precision: The run's.
     """
     frozen = 2 if precision == "bfloat16" else 4
     bytes_each = {"trained": 16, "averaged": 4, "frozen": frozen}
     parts = {name: count * bytes_each[role] / 2**30 for name, count, role in models}
-    parts["logits of a microbatch"] = 3 * 4 * logits[0] * logits[1] / 2**30
-    return {**parts, "together": sum(parts.values())}
+    parts["logits of a microbatch"] = 7 * 4 * logits[0] * logits[1] / 2**30
+    return {**parts, "together, without activations": sum(parts.values())}

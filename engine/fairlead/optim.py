@@ -64,11 +64,11 @@ class Updater:
         # A group may run at a multiple of the schedule (Muon beside AdamW, say).
         self._scales = [group["lr"] for group in self.optimizer.param_groups]
 
-    def step(self, step: int, total: int) -> dict[str, float]:
-        """Take one step with the gradients there are; returns ``lr`` and ``grad_norm``.
+    def check(self, step: int) -> float:
+        """Return the gradients' norm.
 
         Raises:
-            NonFiniteError: When a gradient is NaN or infinite; nothing is updated then.
+            NonFiniteError: When it is NaN or infinite.
         """
         norm = float(torch.nn.utils.get_total_norm(self._gradients()))
         if not math.isfinite(norm):
@@ -76,6 +76,15 @@ class Updater:
                 f"the gradient norm of step {step} is {norm}; the step was not taken. Lower the "
                 "learning rate, clip gradients (clip), or look at the data of this step."
             )
+        return norm
+
+    def step(self, step: int, total: int) -> dict[str, float]:
+        """Take one step with the gradients there are; returns ``lr`` and ``grad_norm``.
+
+        Raises:
+            NonFiniteError: When a gradient is NaN or infinite; nothing is updated then.
+        """
+        norm = self.check(step)
         if self.clip is not None and norm > self.clip:
             for gradient in self._gradients():
                 gradient.mul_(self.clip / norm)

@@ -31,7 +31,10 @@ from fairlead.strategy import SingleDevice
 from fairlead.ui import Display
 from fairlead.version import __version__
 
+log = logging.getLogger("fairlead.runner")
 MANIFEST = "run.json"
+RUN_WIDE = ("seed", "heldout", "precision", "trust_remote_code")
+"""Settings that all of a run's stages must share; ``data`` shows in the stages that use it."""
 
 
 def run(
@@ -160,18 +163,52 @@ def _check_directory(config: RunConfig, root: Path, names: Sequence[str], resume
                 f"{root / name} holds a {status} stage already. Add --resume to go on with it, "
                 "or give another --out."
             )
-    if not resume:
-        return
-    if not (root / MANIFEST).is_file():
+    before = _read_manifest(root)
+    if resume and not before:
         raise ConfigError(f"--resume: {root} holds no run (no {MANIFEST}). Start without --resume.")
-    before = json.loads((root / MANIFEST).read_text())["config"]
-    now = config.model_dump(mode="json")
-    changed = _differences(before, now)
+    changed = _changed_work(before.get("config", {}), config.model_dump(mode="json"), root)
     if changed:
         raise ConfigError(
-            f"--resume: the configuration differs from the one {root} was begun with: "
-            f"{'; '.join(changed[:5])}. Resume with the same one, or start in another --out."
+            f"{root} holds work of another configuration: {'; '.join(changed[:5])}. Go on with the "
+            "same one, start in another --out, or remove a stage's directory to begin that stage "
+            "anew."
         )
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
+    """Return what ``run.json`` holds; empty when there is none.
+
+    Raises:
+        ConfigError: When it is damaged.
+    """
+    path = root / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return data
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}), so it is not known what {root} holds. Start in another "
+            "--out; models of finished stages can be given as directories."
+        ) from error
+
+
+def _changed_work(before: dict[str, Any], now: dict[str, Any], root: Path) -> list[str]:
+    """Return what differs of the settings that work in the directory was done with.
+
+    A stage that holds no work may change: a learning rate that gave NaN, a mistyped path.
+    """
+    done = [name for name in before.get("stages", {}) if _holds_work(root / name)]
+    if not done:
+        return []
+    shared = {key: before[key] for key in RUN_WIDE if key in before}
+    stages = {"stages": {name: before["stages"][name] for name in done}}
+    present = {
+        **{key: now[key] for key in shared},
+        "stages": {name: now["stages"].get(name) for name in done},
+    }
+    return _differences({**shared, **stages}, present)
 
 
 def _holds_work(directory: Path) -> bool:
@@ -212,7 +249,10 @@ def _run_stage(spec: Spec, context: StageContext) -> dict[str, Any]:
         note("finished", steps=summary.get("steps", 0), summary=summary)
     except BaseException as error:
         note("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
-        hook.stage_failed(error=error, context=context)
+        try:
+            hook.stage_failed(error=error, context=context)
+        except Exception:
+            log.exception("a stage_failed hook raised; the stage's own error follows")
         raise
     # Only now: until the output is in place the checkpoints are all there is.
     CheckpointStore(context.directory / "checkpoints").clear()
@@ -227,11 +267,12 @@ class Manifest:
         self, root: Path, config: RunConfig, plugins: Plugins, device: torch.device
     ) -> None:
         self.path = root / MANIFEST
+        before = _read_manifest(root)
         self.data: dict[str, Any] = {
             "name": config.name,
             "seed": config.seed,
             "status": "running",
-            "started": _now(),
+            "started": before.get("started", _now()),
             "finished": None,
             "command": ["fairlead", *sys.argv[1:]],
             "versions": versions(),

@@ -133,6 +133,12 @@ def _make(
         raise ConfigError(
             f"no scalar model can be made from {location!r}: {str(error).splitlines()[0]}"
         ) from error
+    if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.bias is not None:
+        raise ConfigError(
+            f"{location!r} ({type(model).__name__}) has no plain scalar head over a causal body. "
+            "As a reward it can score text: {name: classifier, model: ...}. A value model starts "
+            "from a reward model of a causal family, such as stage:rm."
+        )
     scalar = ScalarModel(model, float(getattr(config, BIAS, 0.0)))
     head, bias = scalar.head.weight.detach().clone(), scalar.bias.detach().clone()
     placed = strategy.place(scalar, trained=trained)

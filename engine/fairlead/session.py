@@ -120,7 +120,8 @@ class Session:
         self.writer.write(step, metrics)
         self.progress.advance(step, metrics)
         self.context.plugins.hook.step_finished(step=step, metrics=metrics, context=self.context)
-        due = self.checkpoint_every and step % self.checkpoint_every == 0 and step < self.total
+        # The last step too: what is left of a stage after it (a bias, an export) can fail.
+        due = self.checkpoint_every and (step % self.checkpoint_every == 0 or step == self.total)
         if due or self.context.stop.name:
             path = self.store.save(step, self.parts)
             self.context.plugins.hook.checkpoint_saved(path=path, step=step, context=self.context)

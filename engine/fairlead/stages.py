@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fairlead.config import RunConfig, Spec
-from fairlead.errors import ConfigError
+from fairlead.errors import ConfigError, DataError
 from fairlead.models import load_config
 from fairlead.records import Record, RecordT, convert, stable_fraction
 from fairlead.tokenizers import load_tokenizer
@@ -129,11 +129,18 @@ class StageContext:
         if part == "all" or self.config.heldout == 0:
             return chosen if part != "heldout" else []
         wanted = part == "heldout"
-        return [
+        kept = [
             record
             for record, original in zip(chosen, loaded, strict=True)
             if self.is_heldout(original) == wanted
         ]
+        if chosen and not kept and not wanted:
+            raise DataError(
+                f"all {len(chosen)} records of the data source {source.name!r} fell on the "
+                f"held-out side (heldout={self.config.heldout}). Lower heldout, or give more "
+                "records; plain text is cut into more documents by separator."
+            )
+        return kept
 
     def is_heldout(self, record: Record) -> bool:
         """Whether a record is kept out of training, in every stage of the run alike."""

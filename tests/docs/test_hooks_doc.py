@@ -320,7 +320,7 @@ def test_step_finished(run, tmp_path):
 
 def test_checkpoint_saved(run):
     out, _ = run("`checkpoint_saved`", ["ppo"])
-    assert sorted(path.name for path in (out / "kept").iterdir()) == ["ppo-2", "ppo-4"]
+    assert sorted(path.name for path in (out / "kept").iterdir()) == ["ppo-2", "ppo-4", "ppo-6"]
     assert (out / "kept" / "ppo-4" / "manifest.json").is_file()
 
 

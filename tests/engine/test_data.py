@@ -41,7 +41,7 @@ def test_the_order_does_not_depend_on_batch_sizes(size: int, seed: int, counts: 
 def test_the_order_can_be_taken_up_at_any_cursor(size: int, seed: int, cursor: int) -> None:
     whole = DataFeed(size, seed).take(cursor + 30)
     resumed = DataFeed(size, seed)
-    resumed.restore({"cursor": cursor})
+    resumed.restore({"cursor": cursor, "size": size})
     assert resumed.take(30) == whole[cursor:]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import configure, recipe, run_stages
+from support import configure, copy_finished, metrics, recipe, run_stages
 
-from fairlead.errors import ConfigError, Stopped
+from fairlead.data import DataFeed
+from fairlead.errors import ConfigError, DataError, Stopped
 from fairlead.plugins import load_plugins
 from fairlead.runner import preview, run
 from fairlead.ui import Display
@@ -104,6 +105,60 @@ def test_the_manifest_says_what_ran(finished: Path) -> None:
     assert {"fairlead", "torch", "transformers", "python"} <= set(manifest["versions"])
     assert {plugin["name"] for plugin in manifest["plugins"]} >= {"sft", "ppo", "reward_model"}
     assert manifest["config"]["stages"]["ppo"]["algorithm"]["kl_coefficient"] == 0.02
+
+
+def test_a_stage_without_work_may_be_mended_and_one_with_work_may_not(tmp_path: Path) -> None:
+    """A typo in a later stage costs no earlier one; what work was done with stays as it was."""
+    faulty = [*SHORT, "rm.demonstrations={name: jsonl, path: nope.jsonl}"]
+    with pytest.raises(DataError, match=r"nope\.jsonl"):
+        run_stages(recipe("tiny"), tmp_path, overrides=faulty)
+    # Found before the reward model took a step.
+    assert not (tmp_path / "rm/metrics.jsonl").exists()
+    before = digests(tmp_path / "sft")
+    with pytest.raises(ConfigError, match=r"stages\.sft\.lr\.peak was 0\.003 and is 0\.1"):
+        run_stages(recipe("tiny"), tmp_path, overrides=[*SHORT, "sft.lr.peak=0.1"], resume=True)
+    with pytest.raises(ConfigError, match="seed was 0 and is 7"):
+        run_stages(recipe("tiny"), tmp_path, overrides=[*SHORT, "seed=7"], only=["rm"])
+    run_stages(recipe("tiny"), tmp_path, overrides=SHORT, resume=True)
+    assert digests(tmp_path / "sft") == before
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_damaged_manifest_is_a_clear_error(finished: Path, tmp_path: Path) -> None:
+    copy_finished(finished, tmp_path, ["pretrain"])
+    (tmp_path / "run.json").write_text('{"name": "ti')
+    with pytest.raises(ConfigError, match=r"run\.json is damaged"):
+        run_stages(recipe("tiny"), tmp_path, overrides=SHORT, resume=True)
+
+
+def test_prompts_longer_than_any_model_takes_are_left_out_or_refused(
+    finished: Path, tmp_path: Path
+) -> None:
+    """Context 64: with 60 new tokens a prompt may have 4; with 63, one; none of them fits."""
+    copy_finished(finished, tmp_path, ["pretrain", "sft", "rm"])
+    tight = [*SHORT, "ppo.rollout.max_new_tokens=60", "ppo.evaluators=[]"]
+    config, plugins = configure(recipe("tiny"), tight)
+    facts = preview(config, plugins, only=["ppo"], root=tmp_path)["ppo"].facts
+    assert facts["prompts"] + facts["left out, too long"] == 10
+    assert facts["left out, too long"] > 0
+    full = [*SHORT, "ppo.rollout.max_new_tokens=63"]
+    with pytest.raises(DataError, match=r"none of 10 prompts can be used.*context.*64"):
+        run_stages(recipe("tiny"), tmp_path, overrides=full, only=["ppo"])
+
+
+def test_the_kl_is_zero_before_the_first_step_in_half_precision_too(tmp_path: Path) -> None:
+    """Policy and reference are one model, so their log-probs are equal, bit for bit."""
+    run_stages(recipe("tiny"), tmp_path, overrides=[*SHORT, "precision=bfloat16"])
+    first = next(line for line in metrics(tmp_path / "ppo") if line["step"] == 1)
+    assert first["objective/kl"] == 0.0
+    assert first["val/ratio_first"] == pytest.approx(1.0, abs=2e-2)
+
+
+def test_a_resume_with_other_data_is_refused(tmp_path: Path) -> None:
+    feed = DataFeed(10, seed=0)
+    feed.take(3)
+    with pytest.raises(DataError, match=r"written with 10 examples.*there are 9 now"):
+        DataFeed(9, seed=0).restore(feed.state())
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "compare"])

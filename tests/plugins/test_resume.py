@@ -375,7 +375,7 @@ def test_the_order_of_data_owes_nothing_to_the_batch_size(base: Path, tmp_path: 
     one, other, resumed = (DataFeed(7, ctx.seed("order")) for _ in range(3))
     stream = one.take(30)
     assert [i for _ in range(10) for i in other.take(3)] == stream
-    resumed.restore({"cursor": 11})
+    resumed.restore({"cursor": 11, "size": 7})
     assert resumed.take(19) == stream[11:]
     for epoch in range(4):
         assert sorted(stream[7 * epoch : 7 * epoch + 7]) == list(range(7))

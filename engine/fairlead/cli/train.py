@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,8 @@ ABOUT = {
 OVERRIDE_EXAMPLE = {"pretrain": "pretrain.steps=200", "pipeline": "seed=1"}
 
 
-def _run_options(function: Any) -> Any:
+def run_options(function: Any) -> Any:
+    """Add what every training command takes: a configuration, and how to run it."""
     for option in (
         click.option("--quiet", is_flag=True, help="Show warnings and errors only."),
         click.option(
@@ -93,7 +94,7 @@ def _command(name: str) -> click.Command:
         request = Request(recipe, config, tuple(overrides), choice)
         train(None if name == "pipeline" else name, request, RunOptions(stage=stage, **options))
 
-    decorated = _run_options(run)
+    decorated = run_options(run)
     if name != "pipeline":
         decorated = click.option(
             "--stage", metavar="NAME", help="Which stage, where several are of this kind."
@@ -137,7 +138,7 @@ def train(component: str | None, request: Request, options: RunOptions) -> None:
 
         show_previews(config, plugins, only, out, display)
         return
-    _run(config, plugins, only, out, options.resume, display)
+    run_and_report(config, plugins, only, out, options.resume, display, show_summaries)
 
 
 def with_own_config(request: Request, options: RunOptions) -> Request:
@@ -186,14 +187,26 @@ def choose_stage(config: RunConfig, component: str, wanted: str | None) -> str:
     return fitting[0]
 
 
-def _run(
+def run_and_report(
     config: RunConfig,
     plugins: Plugins,
     only: list[str] | None,
     out: Path,
     resume: bool,
     display: Display,
+    show: Callable[[dict[str, Any], Display], None],
 ) -> None:
+    """Run stages and show what came of them; of a whole pipeline, write the report.
+
+    Args:
+        config: The run's configuration.
+        plugins: The loaded plugins.
+        only: Names of stages; None: all of them, with a report at the end.
+        out: The run's directory.
+        resume: Whether to go on with what is there.
+        display: Where progress is shown.
+        show: Shows the stages' summaries.
+    """
     from fairlead.cli.output import show_log
     from fairlead.runner import MANIFEST, run
 
@@ -208,16 +221,21 @@ def _run(
             _report(out, display)
         raise
     if not display.quiet:
-        rows = [
-            (stage, key, value)
-            for stage, summary in summaries.items()
-            for key, value in summary.items()
-            if isinstance(value, (int, float, str))
-        ]
-        display.table("", ("stage", "result", "value"), [(s, k, _short(v)) for s, k, v in rows])
+        show(summaries, display)
     display.note(f"written to {out}")
     if only is None:
         _report(out, display)
+
+
+def show_summaries(summaries: dict[str, Any], display: Display) -> None:
+    """Show every number and word of the stages' summaries."""
+    rows = [
+        (stage, key, _short(value))
+        for stage, summary in summaries.items()
+        for key, value in summary.items()
+        if isinstance(value, (int, float, str))
+    ]
+    display.table("", ("stage", "result", "value"), rows)
 
 
 def _changed(path: Path) -> int | None:

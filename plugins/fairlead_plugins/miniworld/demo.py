@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fairlead.cli.options import PluginChoice, Request, plugin_options
-from fairlead.errors import Stopped
+from fairlead.cli.options import PluginChoice, Request, examples
+from fairlead.cli.train import (
+    RunOptions,
+    run_and_report,
+    run_options,
+    train,
+    with_own_config,
+)
+
+if TYPE_CHECKING:
+    from fairlead.ui import Display
 
 RECIPE = "demo"
 MANIFEST = "run.json"
@@ -39,71 +50,84 @@ QUICK = (
 """What ``--quick`` changes of the recipe: every stage runs, and learns next to nothing."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fairlead demo",
+        "fairlead demo --seed 1 ppo.algorithm.kl_coefficient=0.04 --out runs/low-beta",
+        "fairlead demo --resume --out runs/demo",
+    )
+)
+@run_options
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Decides the world, the data, the first weights and every draw.",
-)
-@click.option(
-    "--out",
-    metavar="DIR",
-    default="runs/demo",
-    show_default=True,
-    help="Where to write everything; the next free DIR-2, DIR-3, ... if it holds a run.",
+    help="Decides the world, the data, the first weights and every draw; short for seed=N.",
 )
 @click.option(
     "--quick",
     is_flag=True,
     help="A few steps of everything, in under a minute: shows that it runs, not that it learns.",
 )
-@plugin_options()
 @click.pass_context
 def demo(
     ctx: click.Context,
-    seed: int,
-    out: str,
+    seed: int | None,
     quick: bool,
+    recipe: str | None,
+    config: str | None,
     plugin: Sequence[str],
     no_plugin: Sequence[str],
+    overrides: Sequence[str],
+    out: str | None,
+    resume: bool,
+    dry_run: bool,
+    quiet: bool,
 ) -> None:
     """Train a small language model from nothing to PPO-ptx, in a few minutes.
 
     A made-up world of facts and misconceptions is small enough for a laptop to go through the
     whole of InstructGPT: pretraining, fine-tuning on demonstrations, a reward model from
     people's rankings, and PPO with the pretraining mix. It ends with a table and a report.
+    Without --out it writes to runs/demo, or to the next free runs/demo-2, ...
     """
     # Before torch is imported. Threads that spin while they wait made a training step 17 times
     # slower when another process wanted one of two cores; asleep they cost a quarter of the speed
     # of a quiet machine (both measured).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from fairlead.report import write_report
-    from fairlead.runner import run
+    given = (*(QUICK if quick else ()), *((f"seed={seed}",) if seed is not None else ()))
+    choice = PluginChoice.of(ctx, plugin, no_plugin)
+    options = RunOptions(out, None, resume, dry_run, quiet)
+    if recipe is not None or config is not None:
+        if quick:
+            raise click.UsageError(
+                "--quick shortens the recipe demo; leave --recipe and --config out."
+            )
+        train(None, Request(recipe, config, (*given, *overrides), choice), options)
+        return
+    root = Path(out) if out is not None else Path("runs/demo")
+    if out is None and not resume and not dry_run:
+        root = free_directory(root)
+    options = replace(options, out=str(root))
+    name = None if resume else RECIPE
+    request = with_own_config(Request(name, None, (*given, *overrides), choice), options)
+    if dry_run:
+        train(None, request, options)
+        return
+    _run(request, root, resume, quiet)
+
+
+def _run(request: Request, root: Path, resume: bool, quiet: bool) -> None:
     from fairlead.ui import Display
     from fairlead_plugins.miniworld.results import judged_rows, training_rows
 
-    overrides = (f"seed={seed}", *(QUICK if quick else ()))
-    choice = PluginChoice.of(ctx, plugin, no_plugin)
-    config, plugins = Request(RECIPE, None, overrides, choice).resolve()
-    display = Display()
-    root = free_directory(Path(out))
-    if root != Path(out):
-        display.note(f"{out} holds a run already; this one goes to {root}.")
-    try:
-        summaries = run(config, plugins, root, display=display)
-    except Stopped as error:
-        # `demo` itself has no --resume: the run is an ordinary one.
-        raise Stopped(
-            f"{str(error).removesuffix(' Go on with --resume.')} Go on with: "
-            f"fairlead pipeline --resume --out {root}"
-        ) from None
-    title = "What came of it" + (" (--quick: too short to learn anything)" if quick else "")
-    rows = [*training_rows(summaries), *judged_rows(root / "judge" / SAMPLES, seed)]
-    display.table(title, ("what was measured", "result"), rows)
-    click.echo(f"report: {write_report(root)}")
+    config, plugins = request.resolve()
+
+    def show(summaries: dict[str, Any], display: Display) -> None:
+        rows = [*training_rows(summaries), *judged_rows(root / "judge" / SAMPLES, config.seed)]
+        display.table("What came of it", ("what was measured", "result"), rows)
+
+    run_and_report(config, plugins, None, root, resume, Display(quiet=quiet), show)
 
 
 def free_directory(wanted: Path) -> Path:

@@ -61,7 +61,10 @@ def assemble(cfg: PpoStageConfig, context: StageContext) -> Crew:
     if algorithm.needs_reference:
         _check_reference(cfg.reference or cfg.policy, tokenizer, context)
         location = context.locate(cfg.reference or cfg.policy)
-        reference = load_causal(location, strategy, trained=False, trust_remote_code=trust)
+        # Held like the policy, though it is frozen: rounded otherwise it would be a KL before
+        # the first step.
+        reference = load_causal(location, strategy, trained=True, trust_remote_code=trust)
+        reference.requires_grad_(False)
     if algorithm.needs_critic:
         location = context.locate(_value_start(cfg, context, tokenizer))
         value = load_scalar(location, strategy, trained=True, trust_remote_code=trust)
@@ -100,8 +103,10 @@ def encode_prompts(
     cfg: PpoStageConfig, context: StageContext, tokenizer: Any
 ) -> tuple[list[tuple[Prompt, list[int]]], int]:
     """Return the training prompts with their ids, and how many were too long."""
-    config = context.model_config(cfg.policy)
-    room = context_length(config) - cfg.rollout.max_new_tokens
+    readers = [cfg.policy, cfg.reference, cfg.value, *model_references(cfg.reward.dump())]
+    configs = [context.model_config(reference) for reference in readers if reference]
+    shortest = min(context_length(config) for config in configs)
+    room = shortest - cfg.rollout.max_new_tokens
     limit = min(cfg.rollout.max_prompt_tokens, room)
     encoder = Encoder(tokenizer)
     found = [(r, encoder.prompt(r)) for r in context.records(cfg.prompts, Prompt)]
@@ -109,9 +114,10 @@ def encode_prompts(
     if not kept:
         raise DataError(
             f"stage {context.name!r}: none of {len(found)} prompts can be used: a prompt may have "
-            f"1 to {limit} tokens (max_prompt_tokens={cfg.rollout.max_prompt_tokens}; the model's "
-            f"context of {context_length(config)} less max_new_tokens="
-            f"{cfg.rollout.max_new_tokens}). Change these limits, or give shorter prompts."
+            f"1 to {limit} tokens (max_prompt_tokens={cfg.rollout.max_prompt_tokens}; the shortest "
+            f"context of policy, reference, value model and reward model, {shortest}, less "
+            f"max_new_tokens={cfg.rollout.max_new_tokens}). Change these limits, or give shorter "
+            "prompts."
         )
     return kept, len(found) - len(kept)
 
@@ -126,6 +132,14 @@ def _check_reference(reference: str, tokenizer: Any, context: StageContext) -> N
             "starts from."
         )
     check_same_vocabulary(tokenizer, context.tokenizer(reference), "the reference")
+
+
+def model_references(reward: Any) -> list[str]:
+    """Return every ``model:`` that a reward's settings name, in sums too."""
+    if isinstance(reward, dict):
+        inner = [found for value in reward.values() for found in model_references(value)]
+        return [reward["model"], *inner] if isinstance(reward.get("model"), str) else inner
+    return []
 
 
 def _value_start(cfg: PpoStageConfig, context: StageContext, tokenizer: Any) -> str:
@@ -148,21 +162,25 @@ def _loss(chosen: Spec | None, role: str, default: str, context: StageContext) -
 def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
     """Tokenise the prompts and estimate memory, without loading a model."""
     algorithm: Algorithm = cfg.algorithm.build()
+    trust = context.config.trust_remote_code
     tokenizer = context.tokenizer(cfg.policy)
     prompts, dropped = encode_prompts(cfg, context, tokenizer)
     stop_token_ids(tokenizer, cfg.rollout.stop_tokens)
     config = context.model_config(cfg.policy)
     config.save_pretrained(context.directory)
     tokenizer.save_pretrained(context.directory)
-    count = parameter_count(config)
+    count = parameter_count(config, trust)
     models = [("policy", count, "trained")]
     if cfg.weight_average:
         models.append(("weight average", count, "averaged"))
     if algorithm.needs_reference:
-        models.append(("reference", count, "frozen"))
+        models.append(("reference", count, "averaged"))
     if algorithm.needs_critic:
         value = context.model_config(_value_start(cfg, context, tokenizer))
-        models.append(("value model", parameter_count(value), "trained"))
+        models.append(("value model", parameter_count(value, trust), "trained"))
+    for reference in model_references(cfg.reward.dump()):
+        config = context.model_config(reference)
+        models.append((f"reward {reference}", parameter_count(config, trust), "frozen"))
     longest = max(len(ids) for _, ids in prompts) + cfg.rollout.max_new_tokens
     share = cfg.rollout.max_new_tokens / longest
     tokens = min(cfg.rollout.token_budget, cfg.minibatch_size * longest)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from fairlead.components import Algorithm
 from fairlead.rollout import Credit, Rollout
 
 
-def rollout_metrics(rollout: Rollout, credit: Credit, iteration: int) -> dict[str, float]:
-    """Return the metrics of one rollout; sums are per sequence, averaged over the batch."""
+def rollout_metrics(
+    rollout: Rollout, credit: Credit, iteration: int, algorithm: Algorithm
+) -> dict[str, float]:
+    """Return the metrics of one rollout; sums are per sequence, averaged over the batch.
+
+    What an algorithm has no reference or no critic for is left out, not given as a number.
+    """
     mask = rollout.response_mask
     kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)
     surprise = torch.where(mask, -rollout.logprobs, 0.0).sum(1)
@@ -17,18 +23,21 @@ def rollout_metrics(rollout: Rollout, credit: Credit, iteration: int) -> dict[st
     non_score = credit.metrics.get("objective/non_score_reward", 0.0)
     metrics = {
         "episode": float(iteration * len(rollout)),
-        "objective/kl": float(kl.mean()),
-        "objective/kl_se": float(kl.std() / len(kl) ** 0.5) if len(kl) > 1 else 0.0,
         "objective/entropy": float(surprise.mean()),
         "objective/scores": score,
         "objective/rlhf_reward": score + non_score,
         "val/num_eos_tokens": float(rollout.ended.sum()),
-        "val/explained_variance": explained_variance(rollout.values[mask], credit.returns[mask]),
         "rollout/response_tokens": float(rollout.response_lengths.float().mean()),
         "rollout/sampler_drift_mean": float(drift.mean()),
         "rollout/sampler_drift_max": float(drift.max()),
         **credit.metrics,
     }
+    if algorithm.needs_reference:
+        metrics["objective/kl"] = float(kl.mean())
+        metrics["objective/kl_se"] = float(kl.std() / len(kl) ** 0.5) if len(kl) > 1 else 0.0
+    if algorithm.needs_critic:
+        values, returns = rollout.values[mask], credit.returns[mask]
+        metrics["val/explained_variance"] = explained_variance(values, returns)
     if rollout.kl_full is not None:
         full = torch.where(mask, rollout.kl_full, 0.0).sum(1)
         metrics["objective/kl_full"] = float(full.mean())

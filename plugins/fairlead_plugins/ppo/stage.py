@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fairlead.checkpoint import ModelState, NumberState, OptimizerState, Stateful
@@ -49,6 +50,7 @@ class PpoStage:
             measure.before(learner.policy, session)
             for iteration in session.steps():
                 # 2. Take the next prompts.
+                begun = time.perf_counter()
                 prompts = [crew.prompts[i] for i in feed.take(cfg.batch_size)]
                 # 3. Collect: generate, log-probs, reference, values, scores.
                 rollout = collect(
@@ -70,7 +72,8 @@ class PpoStage:
                     learner, rollout, credit, iteration, context.seed(f"split{iteration}")
                 )
                 # 6. Measure, log, checkpoint.
-                last = rollout_metrics(rollout, credit, iteration)
+                last = rollout_metrics(rollout, credit, iteration, algorithm)
+                last["eps"] = len(rollout) / (time.perf_counter() - begun)
                 measured = measure.after(learner.policy, iteration)
                 session.finish(iteration, {**last, **learned, **measured})
         # 7. Leave plain transformers directories: the raw policy, the average under ema/.
@@ -83,7 +86,7 @@ class PpoStage:
             "prompts": len(crew.prompts),
             "dropped_too_long": crew.dropped,
             "weights": "raw",
-            **({"kl_end": last["objective/kl"]} if last else {}),
+            **({"kl_end": last["objective/kl"]} if "objective/kl" in last else {}),
             **measure.summary(),
         }
 

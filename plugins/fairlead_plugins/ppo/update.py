@@ -73,17 +73,23 @@ def update(
         seed: Of the random split into minibatches.
     """
     cfg = learner.config
-    sums, last = Sums(), {}
+    sums = Sums()
+    first: dict[str, float] = {}
+    last: dict[str, float] = {}
     generator = torch.Generator().manual_seed(seed)
     for _ in range(cfg.epochs):
         order = torch.randperm(len(rollout), generator=generator)
         for rows in order.split(cfg.minibatch_size):
             # 1. Policy and value losses, into the gradient buffers.
             tokens = _accumulate(learner, rollout, credit, rows, sums, iteration)
+            if not first:
+                first = {"val/ratio_first": sums.means().get("val/ratio", 1.0)}
             # 2. Auxiliary losses (ptx), into the same buffers (fidelity item 24).
             for term in learner.auxiliary:
                 sums.add_all(term.backward(learner.policy, len(rows), tokens))
             # 3. One optimizer step of each model; then the average.
+            if learner.value_updater:  # nothing is stepped when either cannot be
+                learner.value_updater.check(iteration)
             last = learner.policy_updater.step(iteration, cfg.iterations)
             if learner.value_updater:
                 step = learner.value_updater.step(iteration, cfg.iterations)
@@ -94,7 +100,7 @@ def update(
         learner.average.update()
     means = sums.means()
     means["val/ratio_var"] = means.pop("val/ratio_sq", 1.0) - means.get("val/ratio", 1.0) ** 2
-    return {**means, **last}
+    return {**means, **first, **last}
 
 
 def _accumulate(

@@ -65,8 +65,9 @@ class PretrainingLossConfig(Config):
             0.1 in the SFT that RL starts from.
         ratio_of: ``examples``, or ``tokens``: pretraining tokens for each target token.
         normalise: ``token_mean`` divides by the pretraining tokens of the step;
-            ``token_sum`` by nothing; ``as_main`` by the main loss's target tokens, so that
-            a pretraining token weighs what a token of the main data does: plain mixing.
+            ``sequence_sum`` by its blocks, the objective read literally; ``as_main`` by the
+            main loss's target tokens, so that a pretraining token weighs what a token of the
+            main data does: plain mixing.
         document_mask: As in pretraining.
         token_budget: Most tokens of a forward pass.
     """
@@ -76,6 +77,6 @@ class PretrainingLossConfig(Config):
     coefficient: float = Field(default=27.8, gt=0)
     ratio: float = Field(default=8.0, gt=0)
     ratio_of: Literal["examples", "tokens"] = "examples"
-    normalise: Literal["token_mean", "token_sum", "as_main"] = "token_mean"
+    normalise: Literal["token_mean", "sequence_sum", "as_main"] = "token_mean"
     document_mask: bool = False
     token_budget: int = Field(default=16384, ge=1)

@@ -47,7 +47,9 @@ class PretrainingLoss:
             self.config.token_budget,
         )
         count = sum(batch.weight for batch in batches)
-        divisor = {"token_mean": count, "token_sum": 1, "as_main": tokens}[self.config.normalise]
+        divisor = {"token_mean": count, "sequence_sum": len(blocks), "as_main": tokens}[
+            self.config.normalise
+        ]
         total = backward(
             model,
             batches,

@@ -93,7 +93,7 @@ class PretrainStage:
         self._check_context(config)
         config.save_pretrained(context.directory)
         tokenizer.save_pretrained(context.directory)
-        count = parameter_count(config)
+        count = parameter_count(config, context.config.trust_remote_code)
         tokens = min(cfg.token_budget, cfg.batch_size * cfg.block_tokens)
         return Preview(
             facts={

@@ -43,6 +43,7 @@ class RewardModelStage:
         tokenizer = self._tokenizer(context)
         train, dropped = self._rankings(tokenizer, context, "train")
         heldout, _ = self._rankings(tokenizer, context, "heldout")
+        demonstrations = self._demonstrations(tokenizer, context)
         model = scalar_from_causal(
             context.locate(cfg.model),
             len(tokenizer),
@@ -83,7 +84,7 @@ class RewardModelStage:
                 # 5. Measure, log, checkpoint.
                 session.finish(step, {**metrics, **measure.after(model, step)})
         # 6. Demonstrations score 0 on average, by a bias that is saved with the model.
-        model.bias.sub_(self._demonstration_mean(model, tokenizer, context))
+        model.bias.sub_(_mean_score(model, demonstrations, cfg.token_budget, context))
         # 7. Leave a directory that transformers loads as a sequence classifier.
         model.save(context.directory)
         tokenizer.save_pretrained(context.directory)
@@ -101,8 +102,9 @@ class RewardModelStage:
         cfg = self.config
         tokenizer = self._tokenizer(context)
         rankings, dropped = self._rankings(tokenizer, context, "train")
+        self._demonstrations(tokenizer, context)
         config = context.model_config(cfg.model)
-        count = parameter_count(config)
+        count = parameter_count(config, context.config.trust_remote_code)
         config.num_labels = 1
         config.save_pretrained(context.directory)
         tokenizer.save_pretrained(context.directory)
@@ -147,14 +149,11 @@ class RewardModelStage:
             )
         return kept, len(found) - len(kept)
 
-    @torch.no_grad()
-    def _demonstration_mean(
-        self, model: ScalarModel, tokenizer: Any, context: StageContext
-    ) -> Tensor:
-        """Return the mean score of the demonstrations (fidelity item 7)."""
+    def _demonstrations(self, tokenizer: Any, context: StageContext) -> list[EncodedRanking]:
+        """Encode what the bias brings to a mean score of 0 (fidelity item 7)."""
         cfg = self.config
         encoder = Encoder(tokenizer)
-        limit = min(cfg.max_tokens, context_length(model.model.config))
+        limit = min(cfg.max_tokens, context_length(context.model_config(cfg.model)))
         records = context.records(cfg.demonstrations or cfg.source, Demonstration)
         sequences = [encoder.demonstration(record).ids for record in records]
         whole = [EncodedRanking((ids,), (0.0,)) for ids in sequences if len(ids) <= limit]
@@ -163,12 +162,7 @@ class RewardModelStage:
                 f"stage {context.name!r}: no demonstration fits in {limit} tokens, so the bias "
                 "cannot be set. Give shorter ones (demonstrations:), or raise max_tokens."
             )
-        scores = [
-            row
-            for group in _groups(whole, cfg.token_budget)
-            for row in score_rankings(model, group, context)
-        ]
-        return torch.cat(scores).double().mean().float()
+        return whole
 
 
 def score_rankings(
@@ -187,6 +181,21 @@ def _groups(rankings: Sequence[EncodedRanking], token_budget: int) -> list[list[
     widths = [max(map(len, ranking.sequences)) for ranking in rankings]
     rows = [len(ranking.sequences) for ranking in rankings]
     return [[rankings[i] for i in group] for group in microbatches(widths, token_budget, rows)]
+
+
+@torch.no_grad()
+def _mean_score(
+    model: ScalarModel,
+    rankings: Sequence[EncodedRanking],
+    token_budget: int,
+    context: StageContext,
+) -> Tensor:
+    scores = [
+        row
+        for group in _groups(rankings, token_budget)
+        for row in score_rankings(model, group, context)
+    ]
+    return torch.cat(scores).double().mean().float()
 
 
 def _note(sums: Sums, term: LossTerm, scores: Sequence[Tensor]) -> None:

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from fairlead.components import RewardBatch, Scores
 from fairlead.config import Config, RewardSpec
+from fairlead.errors import RewardError
+from fairlead.scoring import score
 from fairlead.stages import StageContext
 
 
@@ -50,7 +52,10 @@ class SumReward:
         total = torch.zeros(len(batch.tokens), device=batch.tokens.device)
         parts: dict[str, torch.Tensor] = {}
         for name, (weight, reward) in self.terms.items():
-            scores = reward.score(batch)
+            try:
+                scores = score(reward, batch)
+            except RewardError as error:
+                raise RewardError(f"the term {name!r} of the sum: {error}") from error
             parts[name] = scores.total.to(total.device)
             parts |= {f"{name}/{inner}": part for inner, part in scores.parts.items()}
             total = total + weight * parts[name]

@@ -128,7 +128,7 @@ class SftStage:
             },
             sample=Encoder(tokenizer, cfg.train_on).pieces_for_display(records[0]),
             memory_gib=memory_estimate(
-                [("model", parameter_count(config), "trained")],
+                [("model", parameter_count(config, context.config.trust_remote_code), "trained")],
                 (min(targets, cfg.token_budget), len(tokenizer)),
                 context.config.precision,
             ),

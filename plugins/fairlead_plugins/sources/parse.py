@@ -177,14 +177,21 @@ def _ranking(row: Row) -> list[Record]:
             f"{row.key('ranks')!r} is {show(ranks)} beside {len(responses)} responses; needed: a "
             "list of as many numbers, lower is better, equal for a tie"
         )
+    replies = tuple(_reply(item, f"{key!r}[{i}]", asked.chat) for i, item in enumerate(responses))
+    numbers = tuple(_rank(item, f"{row.key('ranks')!r}[{i}]") for i, item in enumerate(ranks))
+    for i, reply in enumerate(replies):
+        twin = replies.index(reply)
+        if numbers[twin] != numbers[i]:
+            raise Fault(
+                f"{key!r}[{twin}] and [{i}] are the same text, {show(reply)}, with ranks "
+                f"{numbers[twin]:g} and {numbers[i]:g}; needed: one rank for one text"
+            )
     return [
         Comparison(
             turns=asked.turns,
             chat=asked.chat,
-            responses=tuple(
-                _reply(item, f"{key!r}[{i}]", asked.chat) for i, item in enumerate(responses)
-            ),
-            ranks=tuple(_rank(item, f"{row.key('ranks')!r}[{i}]") for i, item in enumerate(ranks)),
+            responses=replies,
+            ranks=numbers,
             **_shared(row, "prompt", "responses", "ranks"),
         )
     ]

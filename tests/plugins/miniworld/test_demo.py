@@ -28,7 +28,7 @@ def test_the_quick_demo_ends_with_a_table_a_report_and_models_that_load(
     out = tmp_path / "demo"
     done = fairlead("demo", "--quick", "--seed", 3, "--out", out)
     assert done.code == 0, done.err
-    assert "gain in reward" in done.out and f"report: {out / 'report.html'}" in done.out
+    assert "gain in reward" in done.out and f"report: {out / 'report.html'}" in done.err
     assert (out / "report.html").stat().st_size > 10_000
     manifest = json.loads((out / "run.json").read_text())
     assert manifest["status"] == "finished" and manifest["seed"] == 3
@@ -43,8 +43,23 @@ def test_the_quick_demo_ends_with_a_table_a_report_and_models_that_load(
     assert judge.config.num_labels == 1
     assert math.isfinite(judge(**ids).logits.item())
 
-    again = fairlead("demo", "--help")
-    assert again.code == 0 and "--quick" in again.out
+    again = fairlead("demo", "--quick", "--out", out)
+    assert again.code == 2 and "--resume" in again.err
+    resumed = fairlead("demo", "--resume", "--out", out)
+    assert resumed.code == 0 and "finished before, skipped" in resumed.err
+    assert "gain in reward" in resumed.out
+
+
+def test_the_demo_takes_what_every_training_command_takes(fairlead: Callable[..., Any]) -> None:
+    shown = fairlead("demo", "--quick", "--dry-run", "ppo.iterations=2")
+    assert shown.code == 0, shown.err
+    assert "nothing was trained" in shown.err and "Stage judge" in shown.out
+    both = fairlead("demo", "--quick", "--recipe", "tiny")
+    assert both.code == 2 and "leave --recipe and --config out" in both.err
+    typo = fairlead("demo", "ppo.iteration=2", "--dry-run")
+    assert typo.code == 2 and "iterations" in typo.err
+    helped = fairlead("demo", "--help")
+    assert helped.code == 0 and "--quick" in helped.out and "--resume" in helped.out
 
 
 def test_a_directory_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:

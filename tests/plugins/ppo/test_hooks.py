@@ -96,6 +96,7 @@ def test_lifecycle_hooks_come_in_order(tmp_path: Path) -> None:
         ("shape_rewards", 1),
         ("rollout_collected", 1),
         ("step_finished", 2),
+        ("checkpoint_saved", 2),
         ("stage_finished", 2),
     ]
 

@@ -129,8 +129,8 @@ def test_sampled_kl_agrees_with_the_exact_one(trained: Path) -> None:
         full_kl=True,
     )
     assert rollout.kl_full is not None
-    credit = Ppo(PpoConfig()).assign_credit(rollout)
-    found = rollout_metrics(rollout, credit, 1)
+    algorithm = Ppo(PpoConfig())
+    found = rollout_metrics(rollout, algorithm.assign_credit(rollout), 1, algorithm)
     assert found["objective/kl_full"] > 0.1
     assert found["objective/kl_se"] < 0.05 * found["objective/kl_full"]
     off = found["objective/kl"] - found["objective/kl_full"]

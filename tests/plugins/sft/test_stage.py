@@ -301,7 +301,7 @@ def test_a_tenth_of_the_examples_is_pretraining_text(model: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("normalise", "divisor"), [("token_mean", 14), ("token_sum", 1), ("as_main", 20)]
+    ("normalise", "divisor"), [("token_mean", 14), ("sequence_sum", 2), ("as_main", 20)]
 )
 def test_what_the_pretraining_gradient_is_divided_by(
     normalise: str, divisor: int, model: Path, tmp_path: Path
