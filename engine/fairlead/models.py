@@ -28,6 +28,22 @@ RESIDUAL_DROPOUT = ("resid_pdrop", "hidden_dropout", "dropout")
 OTHER_DROPOUT = ("embd_pdrop", "attn_pdrop", "attention_dropout", "activation_dropout", "layerdrop")
 
 
+def check_location(location: str) -> None:
+    """Refuse what is plainly meant as a directory and is none, before a hub is asked for it.
+
+    Raises:
+        ConfigError: When there is no such directory.
+    """
+    path = Path(location)
+    spelt_as_path = location.startswith((".", "/", "~")) or location.count("/") > 1
+    beside_others = path.parent != Path() and path.parent.is_dir()
+    if (spelt_as_path or beside_others) and not path.is_dir():
+        raise ConfigError(
+            f"there is no directory {location!r}. Give the directory of a model (a finished "
+            "stage's, say), or a hub name such as 'gpt2' or 'org/name'."
+        )
+
+
 def load_config(location: str, *, trust_remote_code: bool = False) -> Any:
     """Return a model's transformers configuration.
 
@@ -35,6 +51,7 @@ def load_config(location: str, *, trust_remote_code: bool = False) -> Any:
         ConfigError: When the location is no model directory and no known hub name, or an
             adapter that was not merged.
     """
+    check_location(location)
     path = Path(location)
     if (path / "adapter_config.json").is_file():
         # With peft installed transformers would put the adapter on its base and say nothing; a
@@ -80,6 +97,12 @@ def load_causal(
         ConfigError: When it cannot be loaded, or has no residual dropout to set.
     """
     config = load_config(location, trust_remote_code=trust_remote_code)
+    kinds = config.architectures or []
+    if kinds and all("SequenceClassification" in kind for kind in kinds):
+        raise ConfigError(
+            f"{location!r} is a reward model or classifier ({kinds[0]}), not a language model: it "
+            "cannot generate. Give the directory of a pretrain, sft or ppo stage."
+        )
     set_dropout(config, residual_dropout)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -268,13 +268,15 @@ class Manifest:
     ) -> None:
         self.path = root / MANIFEST
         before = _read_manifest(root)
+        command = ["fairlead", *sys.argv[1:]]
         self.data: dict[str, Any] = {
             "name": config.name,
             "seed": config.seed,
             "status": "running",
             "started": before.get("started", _now()),
             "finished": None,
-            "command": ["fairlead", *sys.argv[1:]],
+            "command": before.get("command", command),
+            "resumed": [*before.get("resumed", []), command] if before else [],
             "versions": versions(),
             "platform": platform.platform(),
             "device": str(device),
@@ -284,8 +286,7 @@ class Manifest:
             "config": config.model_dump(mode="json"),
         }
         text = yaml.safe_dump(self.data["config"], sort_keys=False, allow_unicode=True)
-        command = shlex.join(self.data["command"])
-        write_atomically(root / "config.yaml", f"# {command}\n{text}")
+        write_atomically(root / "config.yaml", f"# {shlex.join(self.data['command'])}\n{text}")
         self._write()
 
     def finish(self, status: str) -> None:

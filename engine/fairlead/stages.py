@@ -95,8 +95,8 @@ class StageContext:
         if not stage_finished(self.root / stage) or not (path / "config.json").is_file():
             raise ConfigError(
                 f"stage {self.name!r} takes {reference}, and this run's directory holds no "
-                f"finished stage {stage!r}. Run it into the same --out first, or give a model "
-                "directory or a hub name instead."
+                f"finished stage {stage!r}. Run it into the same --out first (`fairlead pipeline` "
+                "runs all), or give a model directory or a hub name instead."
             )
         return str(path)
 

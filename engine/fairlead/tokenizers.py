@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fairlead.config import Config
 from fairlead.errors import ConfigError
+from fairlead.models import check_location
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -52,6 +54,13 @@ def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> Any:
     Raises:
         ConfigError: When there is none, or it has no end-of-sequence token.
     """
+    check_location(location)
+    path = Path(location)
+    if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:
+        raise ConfigError(
+            f"{location} is not a model directory: it has no tokenizer files. Give a directory "
+            "written by save_pretrained (a finished stage's, say), or a hub name."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:

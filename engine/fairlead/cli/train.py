@@ -134,8 +134,10 @@ def train(component: str | None, request: Request, options: RunOptions) -> None:
 
     display = Display(quiet=options.quiet)
     if options.dry_run:
+        from fairlead.cli.output import show_log
         from fairlead.cli.preview import show_previews
 
+        show_log(display)
         show_previews(config, plugins, only, out, display)
         return
     run_and_report(config, plugins, only, out, options.resume, display, show_summaries)

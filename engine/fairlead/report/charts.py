@@ -15,7 +15,7 @@ from fairlead.report.text import escape, figure
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 340, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 36
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 22, 36
 MAX_POINTS = 240
 
 

@@ -117,7 +117,7 @@ def _parse_line(raw: bytes, number: int) -> dict[str, Any] | Fault:
         return _as_object(json.loads(text.rstrip("\r\n")))
     except json.JSONDecodeError as error:
         return Fault(
-            f"broken JSON: {error.msg} at column {error.colno} of {show(text.strip())}; a line "
+            f"broken JSON: {error.msg} (column {error.colno}) in {show(text.strip())}; a line "
             "must be one whole JSON object"
         )
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
