@@ -219,12 +219,7 @@ def collect(
     # 1. Generate.
     generated = _generate(actors, [ids for _, ids in repeated], settings, seed, iteration)
     answers = [g.tokens.tolist() for g in generated]
-    tokens = pad([[*ids, *a] for (_, ids), a in zip(repeated, answers, strict=True)])
-    prompt_lengths = torch.tensor([len(ids) for _, ids in repeated])
-    response_lengths = torch.tensor([len(g.tokens) for g in generated])
-    tokens, prompt_lengths, response_lengths = (
-        tensor.to(device) for tensor in (tokens, prompt_lengths, response_lengths)
-    )
+    tokens, prompt_lengths, response_lengths = _lay_out(repeated, answers, device)
     mask = length_mask(response_lengths)
     scorer = Scorer(
         tokens,
@@ -290,6 +285,18 @@ def _generate(
     )
     with actors.strategy.autocast():
         return actors.backend.generate(actors.policy, request)
+
+
+def _lay_out(
+    prompts: Sequence[tuple[Prompt, Sequence[int]]],
+    answers: Sequence[Sequence[int]],
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tokens ``[B, S]``, contiguous and padded on the right, and both lengths ``[B]``."""
+    tokens = pad([[*ids, *answer] for (_, ids), answer in zip(prompts, answers, strict=True)])
+    prompt_lengths = torch.tensor([len(ids) for _, ids in prompts])
+    response_lengths = torch.tensor([len(answer) for answer in answers])
+    return tokens.to(device), prompt_lengths.to(device), response_lengths.to(device)
 
 
 def truncation_rule(scores: Tensor, ended: Tensor, settings: RolloutSettings) -> Tensor:
