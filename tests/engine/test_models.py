@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import FAMILIES, save_causal, save_scalar, word_tokenizer
+from safetensors.torch import save_file
+from support import FAMILIES, save_causal, save_scalar, weights, word_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fairlead.data import pad, pad_mask
@@ -199,10 +200,20 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         load_causal(str(tmp_path), CPU, trained=False)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
 def test_a_reward_model_is_not_a_policy(family: str, tmp_path: Path) -> None:
-    """Its unembedding is gone, and transformers would make one up."""
-    directory = save_scalar(tmp_path, family, tie_word_embeddings=False)
+    """Its unembedding is gone; transformers would make one up, or take the tied embeddings."""
+    for tied in (True, False):
+        directory = save_scalar(tmp_path / str(tied), family, tie_word_embeddings=tied)
+        with pytest.raises(ConfigError, match="is a reward model or classifier"):
+            load_causal(str(directory), CPU, trained=False)
+
+
+def test_a_model_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    """transformers would fill them with random numbers."""
+    directory = save_causal(tmp_path, "llama", tie_word_embeddings=False)
+    kept = {name: t for name, t in weights(directory).items() if name != "lm_head.weight"}
+    save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"its weights lack lm_head\.weight"):
         load_causal(str(directory), CPU, trained=False)
 
@@ -213,6 +224,9 @@ def test_a_policy_is_not_a_reward_model(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it has no tokenizer files"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="no tokenizer can be loaded from"):
         load_tokenizer(str(tmp_path))
 

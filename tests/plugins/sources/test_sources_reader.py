@@ -124,7 +124,7 @@ def test_directory_points_at_sources_that_read_one(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (b'{"a": ', "broken JSON: Expecting value at column"),
+        (b'{"a": ', "broken JSON: Expecting value (column 7)"),
         (b"[1, 2]", "[1, 2] is not a JSON object"),
         (b"null", "None is not a JSON object"),
         (b'{"a": "\xff"}', "not valid UTF-8: byte 0xff in line 3"),
