@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fairlead.cli import main
+
+# A deadline would be a timed test: the cores are shared.
+settings.register_profile("fairlead", deadline=None)
+settings.load_profile("fairlead")
 
 _numbers = itertools.count()
 
