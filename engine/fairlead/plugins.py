@@ -142,7 +142,7 @@ class Plugins:
         for info, source in map(_from_argument, arguments):
             if info.name in excluded:
                 continue
-            module = _import_argument(info, source)
+            module = _import_argument(source)
             try:
                 self.add(info, module)
             except PluginError:
@@ -274,7 +274,7 @@ def _from_argument(argument: str) -> tuple[PluginInfo, str | Path]:
     return PluginInfo(argument, argument), argument
 
 
-def _import_argument(info: PluginInfo, source: str | Path) -> ModuleType:
+def _import_argument(source: str | Path) -> ModuleType:
     try:
         if isinstance(source, str):
             return importlib.import_module(source)

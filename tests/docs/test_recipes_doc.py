@@ -107,7 +107,8 @@ def test_the_example_lines_of_hh_and_tasks_are_read(tmp_path, plugins):
 def test_the_mixture_is_a_valid_source(plugins):
     (block,) = [b for b in blocks(PAGE, "") if "name: mixture" in b]
     stage = {"name": "pretrain", "model": "m", "steps": 1, "source": read_yaml(block, "the page")}
-    build_config({"stages": {"pretrain": stage}}, plugins.registry)
+    config = build_config({"stages": {"pretrain": stage}}, plugins.registry)
+    assert config.stages["pretrain"].config.source.name == "mixture"
 
 
 def test_every_json_block_is_one_line_of_json():

@@ -118,7 +118,7 @@ def full_run(root: Path) -> Path:
     ]
     rm["rows"] = steps(20, **{"loss/train": lambda i: 0.7, "accuracy": lambda i: 0.6})
     ppo = stage("ppo", summary={"reward_start": -0.2, "reward_end": 1.0, "reward_gain": 1.2})
-    ppo["summary"] |= {"reward_gain_se": 0.1, "eval_prompts": 64, "kl_end": 5.3, "weights": "raw"}
+    ppo["summary"] |= {"reward_gain_se": 0.1, "kl_end": 5.3, "weights": "raw"}
     ppo["rows"] = steps(
         20,
         **{
@@ -138,7 +138,7 @@ def test_a_finished_run_is_summed_up_in_plain_words(tmp_path: Path) -> None:
     assert "Held-out SFT loss fell from 4.1 to 3.6." in text
     assert "is right on 61 % of pairs (95 % interval 55\u201367 %, 130 held-out pairs)." in text
     assert (
-        "reward on 64 fixed held-out prompts rose by 1.20 \u00b1 0.10 (12 standard errors), "
+        "reward on the evaluation prompts rose by 1.20 \u00b1 0.10 (12 standard errors), "
         "from \u22120.2 to 1; KL 5.3 nats a sequence; raw weights." in text
     )
 
@@ -222,7 +222,7 @@ def test_numbers_of_any_summary_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_change_chance_could_make_is_called_that(tmp_path: Path) -> None:
-    summary = {"reward_gain": 0.1, "reward_gain_se": 0.1, "eval_prompts": 8}
+    summary = {"reward_gain": 0.1, "reward_gain_se": 0.1}
     text = report(make_run(tmp_path, {"ppo": stage("ppo", summary=summary)})).text
     assert "1 standard error: no more than chance may do" in text
 

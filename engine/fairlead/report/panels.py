@@ -66,7 +66,7 @@ UNITS = {
     "tokens_per_second": "tokens a second",
 }
 # Set, not sampled: a mean over them would blur what they were.
-_EXACT = ("lr", "eps", "episode", "beta", "objective/beta", "kl_coef", "objective/kl_coef")
+_EXACT = ("lr", "value/lr", "episode", "objective/kl_coefficient")
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,10 @@ def _reward(stage: StageRecord) -> str:
         gain = end - start
     if gain is None:
         return ""
-    prompts = stage.number("eval_prompts")
-    where = f"on {prompts:,.0f} fixed held-out prompts" if prompts else "on the evaluation prompts"
     verb = "rose" if gain >= 0 else "fell"
-    sentence = f"{stage.name}: reward {where} {verb} by {with_error(abs(gain), error)}"
+    sentence = (
+        f"{stage.name}: reward on the evaluation prompts {verb} by {with_error(abs(gain), error)}"
+    )
     if error is not None and error > 0:
         errors = float(f"{abs(gain) / error:.2g}")
         sentence += f" ({figure(errors)} standard error{'s' * (errors != 1)}"
