@@ -17,6 +17,8 @@ Point = tuple[float, float]
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 22, 36
 MAX_POINTS = 240
+COLOURS = 5
+"""Series with a colour of their own; the style sheet has as many."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def make_axis(
         low, high = low - room * (not whole), high + room
     step = nice_step((high - low) / count)
     if whole:
-        step = max(step, 1.0)
+        step = max(math.floor(step), 1.0)  # 2.5 is round, but no number of steps
     else:
         pad = (high - low) * 0.04
         # A quantity that is never negative does not get an axis that dips below zero.
@@ -124,6 +126,13 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     return fitted
 
 
+def mean_path(points: Sequence[Point]) -> list[Point]:
+    """Return the moving mean of both coordinates along a path, so that it is no scribble."""
+    xs = smoothed([(i, x) for i, (x, _) in enumerate(points)])
+    ys = smoothed([(i, y) for i, (_, y) in enumerate(points)])
+    return [(x, y) for (_, x), (_, y) in zip(xs, ys, strict=True)]
+
+
 def thin(points: Sequence[Point]) -> list[Point]:
     """Return at most about `MAX_POINTS` points; each stretch keeps its extremes."""
     if len(points) <= MAX_POINTS:
@@ -159,11 +168,11 @@ def line_chart(
     y_label: str = "value",
     steps: bool = True,
 ) -> str:
-    """Return a chart of one or two lines, or an empty string when there is nothing to draw.
+    """Return a chart of a few lines, or an empty string when there is nothing to draw.
 
     Args:
         title: For a screen reader.
-        series: Up to two lines are told apart by colour and dash.
+        series: Up to four lines are told apart by colour and dash.
         x_label: Names the horizontal axis.
         y_label: Names the vertical one.
         steps: The horizontal axis holds step numbers.
@@ -175,9 +184,11 @@ def line_chart(
     xs = [x for one in drawn for x, _ in one.points]
     x_axis = make_axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, 4, whole=steps)
     y_axis = make_axis(min(lows), max(highs), HEIGHT - BOTTOM, TOP, 4)
-    marks = [_draw(one, index, x_axis, y_axis) for index, one in enumerate(drawn)]
+    # The ends of one path get words; of several, which often begin together, only marks.
+    words = sum(one.path for one in drawn) == 1
+    marks = [_draw(one, index, x_axis, y_axis, words) for index, one in enumerate(drawn)]
     body = _frame(x_axis, y_axis, x_label, y_label) + "".join(marks)
-    return _svg(title, " ".join(describe(one, x_label) for one in drawn), body)
+    return svg(title, " ".join(describe(one, x_label) for one in drawn), body)
 
 
 def describe(series: Series, x_label: str) -> str:
@@ -199,7 +210,7 @@ def _extent(series: Series) -> tuple[float, float]:
     return min(y - e for y, e in both), max(y + e for y, e in both)
 
 
-def _draw(series: Series, index: int, x_axis: Axis, y_axis: Axis) -> str:
+def _draw(series: Series, index: int, x_axis: Axis, y_axis: Axis, words: bool) -> str:
     """Draw one series: faint points and a mean, or the line itself."""
     parts = []
     main: list[Point] = []
@@ -218,11 +229,12 @@ def _draw(series: Series, index: int, x_axis: Axis, y_axis: Axis) -> str:
         bars = zip(series.points, series.errors, strict=True)
         parts += [_bar(point, half, x_axis, y_axis) for point, half in bars if half > 0]
     if series.path:
-        parts += [_end(main[0], "start", x_axis, y_axis), _end(main[-1], "end", x_axis, y_axis)]
+        for point, word in ((main[0], "start"), (main[-1], "end")):
+            parts.append(_end(point, word, x_axis, y_axis, words))
     data = f'data-name="{escape(series.name)}"'
     if not series.path and not series.scatter:
         data += f' data-points="{_pixels(main, x_axis, y_axis)}" data-values="{_values(main)}"'
-    return f'<g class="series s{index % 2}" {data}>{"".join(parts)}</g>'
+    return f'<g class="series s{index % COLOURS}" {data}>{"".join(parts)}</g>'
 
 
 def _polyline(points: Sequence[Point], kind: str, x_axis: Axis, y_axis: Axis) -> str:
@@ -239,9 +251,9 @@ def _values(points: Sequence[Point]) -> str:
     return escape("|".join(f"{figure(x)}: {figure(y)}" for x, y in points))
 
 
-def _dot(point: Point, x_axis: Axis, y_axis: Axis, radius: float = 2.2) -> str:
+def _dot(point: Point, x_axis: Axis, y_axis: Axis, radius: float = 2.2, kind: str = "dot") -> str:
     x, y = x_axis.at(point[0]), y_axis.at(point[1])
-    return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
 
 
 def _bar(point: Point, half: float, x_axis: Axis, y_axis: Axis) -> str:
@@ -252,7 +264,10 @@ def _bar(point: Point, half: float, x_axis: Axis, y_axis: Axis) -> str:
     return f'<path class="bar" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
 
 
-def _end(point: Point, word: str, x_axis: Axis, y_axis: Axis) -> str:
+def _end(point: Point, word: str, x_axis: Axis, y_axis: Axis, said: bool) -> str:
+    """Mark where a path begins or ends, with the word for it where there is room for words."""
+    if not said:
+        return _dot(point, x_axis, y_axis, 3.2, "dot hollow" if word == "start" else "dot")
     x, y = x_axis.at(point[0]), y_axis.at(point[1])
     right = x > (LEFT + WIDTH - RIGHT) / 2
     side, anchor = (0, "end") if right else (7, "start")
@@ -283,9 +298,10 @@ def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> str:
     return "".join(parts)
 
 
-def _svg(title: str, description: str, body: str) -> str:
+def svg(title: str, description: str, body: str, height: float = HEIGHT) -> str:
+    """Return a drawing with the words a screen reader reads in its place."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="chart">'
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" class="chart">'
         f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{body}</svg>"
     )
 
@@ -329,4 +345,4 @@ def calibration_chart(bins: Sequence[CalibrationBin]) -> str:
     parts.append(f'<g class="series s0">{"".join(marks)}</g>')
     gap = max(abs(one.accuracy - one.confidence) for one in bins)
     words = f"{len(bins)} bins; accuracy is at most {figure(gap, 2)} away from confidence."
-    return _svg("Calibration: accuracy against confidence", words, "".join(parts))
+    return svg("Calibration: accuracy against confidence", words, "".join(parts))

@@ -1,15 +1,14 @@
 """Reading a run directory, whatever state it is in.
 
 ``run.json`` says what ran. Each stage has a directory of its own with ``stage.json``
-(status and summary), ``metrics.jsonl`` and, from a comparison of models,
-``samples.jsonl``. All but ``run.json`` may be missing: a run is read while it goes on, and
-after it was killed.
+(status and summary), ``metrics.jsonl``, from a comparison of models ``samples.jsonl``, and
+``report.json`` where it puts blocks of its own on the page. All but ``run.json`` may be
+missing: a run is read while it goes on, and after it was killed.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from typing import Any
 
 from fairlead.errors import ConfigError
 from fairlead.metrics import JSONL, parse_object, read_metrics
+from fairlead.report.blocks import BLOCKS, Sheet, read_blocks
+from fairlead.report.values import drawable, is_number, number
 
 MANIFEST = "run.json"
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -53,7 +54,8 @@ class StageRecord:
         summary: Results by name.
         rows: One mapping for each step that was logged, ordered by step.
         samples: Completions, side by side.
-        unreadable: Lines of its files that could not be read.
+        sheet: Blocks of its own.
+        unreadable: Lines and blocks of its files that could not be read.
     """
 
     name: str
@@ -65,6 +67,7 @@ class StageRecord:
     summary: Mapping[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    sheet: Sheet = field(default_factory=Sheet)
     unreadable: int = 0
 
     def number(self, name: str) -> float | None:
@@ -147,8 +150,10 @@ def load_stage(directory: Path) -> StageRecord:
     rows, bad_rows = read_metrics(directory / JSONL)
     rows.sort(key=lambda row: int(row["step"]))
     samples, bad_samples = _read_samples(directory / "samples.jsonl")
+    sheet = read_blocks(directory / BLOCKS)
     summary = entry.get("summary")
-    status = entry.get("status") or ("unknown" if rows or samples else "not started")
+    anything = rows or samples or sheet.blocks
+    status = entry.get("status") or ("unknown" if anything else "not started")
     steps = number(entry.get("steps"))
     return StageRecord(
         name=directory.name,
@@ -160,7 +165,8 @@ def load_stage(directory: Path) -> StageRecord:
         summary=summary if isinstance(summary, dict) else {},
         rows=rows,
         samples=samples,
-        unreadable=bad_rows + bad_samples,
+        sheet=sheet,
+        unreadable=bad_rows + bad_samples + sheet.unreadable,
     )
 
 
@@ -192,23 +198,3 @@ def _response(item: Any) -> Response:
     if isinstance(item, Mapping):
         return Response(str(item.get("text", "")), number(item.get("score")))
     return Response(str(item), None)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number (and not true or false)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def drawable(value: float | None) -> float:
-    """Return a metric's value, NaN where it is not finite or beyond what can be drawn."""
-    return math.nan if value is None or not abs(value) < 1e100 else float(value)
-
-
-def number(value: Any) -> float | None:
-    """Return a JSON value as a finite number, or None."""
-    if not is_number(value):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond any float
-        return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from fairlead.report.block_view import block_titles, render_blocks
 from fairlead.report.charts import CalibrationBin, calibration_chart
 from fairlead.report.load import Run, Sample, StageRecord
 from fairlead.report.panels import Panel, calibration_bins, models, stage_panels, summary_rows
@@ -27,7 +28,8 @@ def render(run: Run) -> str:
     # The page shows what models wrote. Should any of it ever slip past the escaping, the
     # browser still runs nothing and fetches nothing but these two, named by their hashes.
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
-    sections = [_header(run), _strip(run.stages), *map(_stage, run.stages), _provenance(run)]
+    stages = map(_stage, run.stages)
+    sections = [_header(run), *_top(run.stages), _strip(run.stages), *stages, _provenance(run)]
     return (
         "<!DOCTYPE html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -78,6 +80,25 @@ def _joined(parts: Iterable[str]) -> str:
     return " <span class='sep'>\u00b7</span> ".join(escape(part) for part in parts if part)
 
 
+def _top(stages: Sequence[StageRecord]) -> list[str]:
+    """Return what stages put above all of them, with links to it where there is much."""
+    placed = [stage for stage in stages if stage.sheet.place == "top" and stage.sheet.blocks]
+    sections, links = [], []
+    for stage in placed:
+        key = f"top-{stage.name}"
+        links += [(f"{key}-{index}", title) for index, title in block_titles(stage.sheet.blocks)]
+        sections.append(
+            f"<section id='{escape(key)}' class='top' aria-label='From {escape(stage.name)}'>\n"
+            f"{render_blocks(stage.sheet.blocks, key, heading='h2')}\n<p class='note'>From stage "
+            f"<a href='#stage-{escape(stage.name)}'>{escape(stage.name)}</a>.</p>\n</section>"
+        )
+    if len(links) < 2:
+        return sections
+    links += [("stages", "Stages"), ("what-ran", "What ran")]
+    items = "".join(f"<li><a href='#{escape(to)}'>{escape(title)}</a></li>" for to, title in links)
+    return [f"<nav aria-label='On this page'><ul class='contents'>{items}</ul></nav>", *sections]
+
+
 def _strip(stages: Sequence[StageRecord]) -> str:
     if not stages:
         return "<p class='empty'>This run names no stages.</p>"
@@ -87,7 +108,7 @@ def _strip(stages: Sequence[StageRecord]) -> str:
         f"<span class='time'>{escape(duration(stage.seconds))}</span></a></li>"
         for stage in stages
     )
-    return f"<nav aria-label='Pipeline'><ol class='strip'>{items}</ol></nav>"
+    return f"<nav id='stages' aria-label='Pipeline'><ol class='strip'>{items}</ol></nav>"
 
 
 def _stage(stage: StageRecord) -> str:
@@ -95,28 +116,30 @@ def _stage(stage: StageRecord) -> str:
     spent = duration(stage.seconds) if stage.seconds is not None else ""
     shown, folded = stage_panels(stage)
     bins = calibration_bins(stage)
+    own = stage.sheet.blocks if stage.sheet.place == "stage" else ()
     parts = [
         f"<section id='stage-{escape(stage.name)}'>",
         f"<h2>{escape(stage.name)} {_badge(stage.status)}</h2>",
         f"<p class='facts'>{_joined([stage.component, steps, spent])}</p>",
         f"<pre class='error'>{escape(stage.error)}</pre>" if stage.error else "",
-        _unreadable(stage.unreadable),
+        _unreadable(stage),
         _figures("Results", summary_rows(stage)),
+        render_blocks(own, f"block-{stage.name}"),
         _charts(shown),
         _calibration(bins) if bins else "",
         _folded_charts(folded),
         _samples(stage),
     ]
-    if not (stage.rows or stage.summary or stage.samples):
+    if not (stage.rows or stage.summary or stage.samples or stage.sheet.blocks):
         parts.append("<p class='empty'>Nothing was recorded.</p>")
     return "\n".join(part for part in [*parts, "</section>"] if part)
 
 
-def _unreadable(lines: int) -> str:
-    if not lines:
-        return ""
-    plural = "lines" if lines != 1 else "line"
-    return f"<p class='facts'>{lines:,} {plural} of its files could not be read; left out.</p>"
+def _unreadable(stage: StageRecord) -> str:
+    blocks = stage.sheet.unreadable
+    counts = ((stage.unreadable - blocks, "line"), (blocks, "block"))
+    said = " and ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts if count)
+    return f"<p class='facts'>{said} of its files could not be read; left out.</p>" if said else ""
 
 
 def _figures(title: str, rows: Sequence[tuple[str, str]]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fairlead.report.charts import CalibrationBin, Point, Series, line_chart, smoothed
-from fairlead.report.load import StageRecord, is_number, number
+from fairlead.report.charts import CalibrationBin, Series, line_chart, mean_path
+from fairlead.report.load import StageRecord
 from fairlead.report.text import figure
+from fairlead.report.values import is_number, number
 
 FIRST = (
     "eval/reward",
@@ -151,9 +152,8 @@ def frontier_panel(stage: StageRecord) -> Panel | None:
     if len(scores) < 2:
         return None
     rollouts = [(_root(kl[x]), y) for x, y in scores]
-    # The mean of both coordinates along the run, so that the path is not a scribble.
     enough = len(rollouts) >= 8
-    path = _mean_path(rollouts) if enough else rollouts
+    path = mean_path(rollouts) if enough else rollouts
     series = [Series("objective/scores", path, path=True)]
     # An evaluation at step k is of the policy that the rollout of step k + 1 is drawn from.
     known = ((kl.get(x + 1, kl.get(x)), y) for x, y in stage.series("eval/reward"))
@@ -174,12 +174,6 @@ def frontier_panel(stage: StageRecord) -> Panel | None:
 
 def _root(kl: float) -> float:
     return math.sqrt(max(kl, 0.0))  # an estimate of a KL near zero may fall below it
-
-
-def _mean_path(points: Sequence[Point]) -> list[Point]:
-    xs = smoothed([(i, x) for i, (x, _) in enumerate(points)])
-    ys = smoothed([(i, y) for i, (_, y) in enumerate(points)])
-    return [(x, y) for (_, x), (_, y) in zip(xs, ys, strict=True)]
 
 
 def calibration_bins(stage: StageRecord) -> list[CalibrationBin]:
