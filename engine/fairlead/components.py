@@ -224,10 +224,41 @@ class OptimizerFactory(Protocol):
 
 
 class Evaluator(Protocol):
-    """``Evaluator(config, context, tokenizer)``; measures a causal model as it trains."""
+    """``Evaluator(config, context, tokenizer)``; measures a causal model as it trains.
+
+    One that can say what it found item by item has `MeasuringEvaluator`'s method too. One that
+    measures data and no model has the class attribute ``needs_model = False``: the stage
+    ``evaluate`` runs it once, with None for the model, and makes it with None for the tokenizer
+    where it is given no model at all.
+    """
 
     def evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return metrics, named ``eval/...``; the model's weights and mode are restored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an evaluator found, with what it was found from.
+
+    Attributes:
+        metrics: Named ``eval/...``, as `Evaluator.evaluate` returns them.
+        outcomes: One finite number an item, in an order that does not depend on the model, so
+            that two models' outcomes can be paired; may be empty.
+        clusters: For each outcome the name of the cluster it belongs to, such as its prompt;
+            empty where each outcome stands for itself.
+    """
+
+    metrics: Mapping[str, float]
+    outcomes: Sequence[float] = ()
+    clusters: Sequence[str] = ()
+
+
+class MeasuringEvaluator(Evaluator, Protocol):
+    """An evaluator that hands out its outcomes; an optional part of the protocol."""
+
+    def measure(self, model: nn.Module) -> Measurement:
+        """Measure; ``evaluate`` returns ``dict(self.measure(model).metrics)``, or more."""
         ...
 
 

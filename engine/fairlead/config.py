@@ -31,7 +31,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from fairlead.errors import ConfigError, did_you_mean, listing
 from fairlead.faults import Fault, component_error, explain
-from fairlead.registry import KINDS, Registry
+from fairlead.registry import Registry, singular
 from fairlead.yaml_reader import read_yaml
 
 MISSING = "???"
@@ -92,7 +92,7 @@ class ComponentOf:
     """Annotates a field that holds one component: ``Annotated[Spec, ComponentOf(KIND)]``.
 
     Attributes:
-        kind: A key of `fairlead.registry.KINDS`.
+        kind: One of `fairlead.registry.Registry.kinds`.
         role: For losses: ``policy``, ``value``, ``preference`` or ``auxiliary``.
     """
 
@@ -116,7 +116,7 @@ class ComponentOf:
 
 
 def _make_spec(kind: str, role: str, value: Any, registry: Registry) -> Spec:
-    what = KINDS[kind]
+    what = singular(kind)
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
@@ -371,4 +371,14 @@ def stage_references(value: Any) -> list[str]:
         return [name for item in value for name in stage_references(item)]
     if isinstance(value, str) and value.startswith("stage:"):
         return [value.removeprefix("stage:").partition("/")[0]]
+    return []
+
+
+def model_references(value: Any) -> list[str]:
+    """Return every ``model:`` that a component's settings name, in components inside it too."""
+    if isinstance(value, Mapping):
+        inner = [found for item in value.values() for found in model_references(item)]
+        return [value["model"], *inner] if isinstance(value.get("model"), str) else inner
+    if isinstance(value, list):
+        return [found for item in value for found in model_references(item)]
     return []

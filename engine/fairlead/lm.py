@@ -100,17 +100,32 @@ def backward(
     return total
 
 
-@torch.no_grad()
 def mean_loss(model: nn.Module, batches: Iterable[LmBatch], strategy: Strategy) -> float:
     """Return the mean of ``-log p(target)`` over all target tokens, in nats."""
+    return measure_loss(model, batches, strategy)[0]
+
+
+@torch.no_grad()
+def measure_loss(
+    model: nn.Module, batches: Iterable[LmBatch], strategy: Strategy
+) -> tuple[float, list[float]]:
+    """Return the mean of ``-log p(target)`` over all target tokens, and over each row's.
+
+    In nats; rows are in the batches' order, and those without a target are left out. The model's
+    mode is restored.
+    """
     was_training = model.training
     model.eval()
     total = weight = 0.0
+    rows: list[float] = []
     for batch in batches:
-        total += float(_negative_logprobs(model, batch, strategy).sum())
+        losses = _negative_logprobs(model, batch, strategy)
+        total += float(losses.sum())
         weight += batch.weight
+        parts = losses.split(batch.targets.sum(1).tolist())
+        rows += [float(part.mean()) for part in parts if len(part)]
     model.train(was_training)
-    return total / weight if weight else float("nan")
+    return (total / weight if weight else float("nan")), rows
 
 
 def _negative_logprobs(model: nn.Module, batch: LmBatch, strategy: Strategy) -> Tensor:

@@ -24,7 +24,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from fairlead import hookspecs
 from fairlead.errors import PluginError, did_you_mean, listing
-from fairlead.registry import KINDS, Registry
+from fairlead.registry import Registry
 from fairlead.version import __version__
 
 GROUP = "fairlead.plugins"
@@ -118,19 +118,46 @@ class Plugins:
         _check_version(info, module)
         try:
             if hasattr(module, "register_hookspecs"):
-                self.manager.add_hookspecs(module.register_hookspecs())
+                self._declare(module.register_hookspecs())
             self.manager.register(module, name=info.name)
             self._refuse_wrappers(info)
-            for kind in KINDS:
-                for impl in getattr(self.hook, f"register_{kind}").get_hookimpls():
-                    if impl.plugin_name == info.name:
-                        impl.function(register=self.registry.bound(kind, str(info)))
+            for kind in self.registry.kinds:
+                self._collect(kind, info)
         except Exception:
             if self.manager.has_plugin(info.name):
                 self.manager.unregister(name=info.name)
             self.registry.remove(str(info))
             raise
         self.infos.append(info)
+
+    def _declare(self, specifications: Any) -> None:
+        """Take up a plugin's own hooks; each ``register_KIND`` of them is a kind of component."""
+        self.manager.add_hookspecs(specifications)
+        for name in dir(specifications):
+            kind = name.removeprefix("register_")
+            if kind != name and hasattr(self.hook, name) and kind not in self.registry.kinds:
+                self.registry.add_kind(kind)
+                # A plugin may come before the one whose hook it uses; its faults are its own.
+                for info in [one for one in self.infos if not one.error]:
+                    try:
+                        self._collect(kind, info)
+                    except PluginError:
+                        raise
+                    except Exception as error:
+                        self._drop(info, error)
+
+    def _drop(self, info: PluginInfo, error: Exception) -> None:
+        """Take a loaded plugin out again and note why."""
+        self.manager.unregister(name=info.name)
+        self.registry.remove(str(info))
+        self.infos.remove(info)
+        self.set_aside(info, error)
+
+    def _collect(self, kind: str, info: PluginInfo) -> None:
+        """Let one plugin register its components of one kind."""
+        for impl in getattr(self.hook, f"register_{kind}").get_hookimpls():
+            if impl.plugin_name == info.name:
+                impl.function(register=self.registry.bound(kind, str(info)))
 
     def load(self, arguments: Sequence[str], exclude: Iterable[str] = ()) -> None:
         """Load modules and ``.py`` files given as ``--plugin`` gives them.

@@ -25,7 +25,10 @@ KINDS: dict[str, str] = {
     "recipes": "recipe",
     "commands": "command",
 }
-"""Kind, as in the hook ``register_KIND``, and what to call one of it."""
+"""Kind, as in the hook ``register_KIND``, and what to call one of it.
+
+A plugin that declares a hook ``register_OTHERS`` of its own adds the kind ``others``.
+"""
 
 LOSS_ROLES = ("policy", "value", "preference", "auxiliary")
 
@@ -35,7 +38,7 @@ class Component:
     """One registered component.
 
     Attributes:
-        kind: A key of `KINDS`.
+        kind: A key of `Registry.kinds`.
         name: The name a configuration uses.
         factory: A class, a path or a click command; or ``"module:attribute"``.
         owner: The plugin that registered it, with its distribution and version.
@@ -59,9 +62,14 @@ class Component:
             return getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
             raise PluginError(
-                f"the {KINDS[self.kind]} {self.name!r} of {self.owner} cannot be loaded from "
+                f"the {singular(self.kind)} {self.name!r} of {self.owner} cannot be loaded from "
                 f"{self.factory!r}: {error}. Install what it needs, or choose another one."
             ) from error
+
+
+def singular(kind: str) -> str:
+    """Return what to call one component of a kind."""
+    return KINDS.get(kind) or kind.removesuffix("s").replace("_", " ")
 
 
 class Registry:
@@ -69,11 +77,18 @@ class Registry:
 
     Attributes:
         absent: Plugins that could not be loaded, with the cause: what they bring is missed.
+        kinds: Kinds of component: the engine's (`KINDS`), then those that plugins add.
     """
 
     def __init__(self) -> None:
         self.absent: list[str] = []
+        self.kinds: list[str] = list(KINDS)
         self._components: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
+
+    def add_kind(self, kind: str) -> None:
+        """Make room for a kind of component that a plugin brings."""
+        self.kinds.append(kind)
+        self._components[kind] = {}
 
     def bound(self, kind: str, owner: str) -> Register:
         """Return the ``register(name, factory)`` that one plugin's hook is handed."""
@@ -90,7 +105,7 @@ class Registry:
             PluginError: When the name is taken, or a loss names no role.
         """
         there = self._components[component.kind].get(component.name)
-        what = KINDS[component.kind]
+        what = singular(component.kind)
         if there is not None:
             raise PluginError(
                 f"two plugins register a {what} named {component.name!r}: {there.owner} and "
@@ -122,7 +137,7 @@ class Registry:
         if found is None:
             names = self._components[kind]
             raise ConfigError(
-                f"there is no {KINDS[kind]} named {name!r}{did_you_mean(name, names)}. "
+                f"there is no {singular(kind)} named {name!r}{did_you_mean(name, names)}. "
                 f"There are: {listing(names)}. Others come with a plugin (--plugin)."
                 + "".join(
                     f" It may belong to a plugin that is broken: {one}" for one in self.absent

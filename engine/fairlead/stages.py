@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel
 
 from fairlead.config import RunConfig, Spec
 from fairlead.errors import ConfigError, DataError
@@ -100,6 +102,26 @@ class StageContext:
             )
         return str(path)
 
+    def locate_file(self, reference: str) -> str:
+        """Return the file that ``stage:NAME/FILE`` stands for; other text is returned as it is.
+
+        Raises:
+            ConfigError: When the stage has not finished in this run's directory, or wrote no
+                such file.
+        """
+        if not reference.startswith("stage:"):
+            return reference
+        stage, _, name = reference.removeprefix("stage:").partition("/")
+        path = self.root / stage / name
+        if not stage_finished(self.root / stage) or not path.is_file():
+            what = repr(name) if name else "file without a name (stage:NAME/FILE)"
+            raise ConfigError(
+                f"stage {self.name!r} reads {reference}, and this run's directory holds no {what} "
+                f"of a finished stage {stage!r}. Run that stage into the same --out first "
+                "(`fairlead pipeline` runs all), or give the path of a file."
+            )
+        return str(path)
+
     def tokenizer(self, reference: str) -> Any:
         """Load the tokenizer of a model reference; see `fairlead.tokenizers.load_tokenizer`."""
         return load_tokenizer(
@@ -114,7 +136,8 @@ class StageContext:
         """Load a data source's records as one kind, one side of the run's split.
 
         Args:
-            source: Which data source, with its settings.
+            source: Which data source, with its settings; ``stage:NAME/FILE`` among them stands
+                for a file that an earlier stage wrote.
             kind: `Text`, `Prompt`, `Demonstration` or `Comparison`.
             part: ``train``, ``heldout`` or ``all``.
 
@@ -123,7 +146,7 @@ class StageContext:
         """
         key = json.dumps(source.dump(), sort_keys=True)
         if key not in self.loaded:
-            self.loaded[key] = source.build().load()
+            self.loaded[key] = _replaced(source, self.locate_file).build().load()
         loaded = self.loaded[key]
         chosen = [convert(record, kind) for record in loaded]
         if part == "all" or self.config.heldout == 0:
@@ -158,6 +181,20 @@ def read_stage(directory: Path) -> dict[str, Any]:
 def stage_finished(directory: Path) -> bool:
     """Whether a directory holds a finished stage's output."""
     return read_stage(directory).get("status") == "finished"
+
+
+def _replaced(value: Any, change: Callable[[str], str]) -> Any:
+    """Return settings with every text in them changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Spec):
+        return replace(value, config=_replaced(value.config, change))
+    if isinstance(value, BaseModel):
+        changed = {name: _replaced(item, change) for name, item in value}
+        return value.model_copy(update=changed)
+    if isinstance(value, Mapping):
+        return {key: _replaced(item, change) for key, item in value.items()}
+    return [_replaced(item, change) for item in value] if isinstance(value, list) else value
 
 
 class Stage(Protocol):

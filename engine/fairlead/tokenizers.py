@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.trainers import WordLevelTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fairlead.config import Config
@@ -15,22 +19,49 @@ from fairlead.models import check_location
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
+UNKNOWN = "<|unknown|>"
+SMALLEST_BPE = 258
 
 
 class TokenizerSettings(Config):
-    """How to train a byte-level BPE tokenizer.
+    """How to train a tokenizer.
 
     Attributes:
-        vocab_size: Entries, the 256 bytes and the special tokens among them.
+        kind: ``bytes``: byte-level BPE, which can encode any text. ``words``: one token for
+            each word between white space, and ``<|unknown|>`` for all others; decoding puts one
+            space between two words, whatever stood there.
+        vocab_size: Entries at most, the special tokens (and the 256 bytes) among them.
     """
 
-    vocab_size: int = Field(default=2048, ge=258)
+    kind: Literal["bytes", "words"] = "bytes"
+    vocab_size: int = Field(default=2048, ge=4)
+
+    @model_validator(mode="after")
+    def _room_for_bytes(self) -> TokenizerSettings:
+        if self.kind == "bytes" and self.vocab_size < SMALLEST_BPE:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} does not hold the 256 bytes and two special tokens; "
+                f"give at least {SMALLEST_BPE}, or kind: words"
+            )
+        return self
 
 
 def train_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> Any:
-    """Train a byte-level BPE tokenizer; any text can be encoded with it."""
-    from tokenizers import ByteLevelBPETokenizer
-
+    """Train a tokenizer on text."""
+    special: dict[str, Any] = {"eos_token": END_OF_TEXT, "pad_token": PAD}
+    if settings.kind == "words":
+        words = Tokenizer(WordLevel(unk_token=UNKNOWN))
+        words.pre_tokenizer = WhitespaceSplit()
+        trainer = WordLevelTrainer(
+            vocab_size=settings.vocab_size, special_tokens=[END_OF_TEXT, PAD, UNKNOWN]
+        )
+        words.train_from_iterator(texts, trainer)
+        return PreTrainedTokenizerFast(
+            tokenizer_object=words,
+            unk_token=UNKNOWN,
+            clean_up_tokenization_spaces=False,
+            **special,
+        )
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
         texts,
@@ -42,9 +73,8 @@ def train_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer,
         bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        pad_token=PAD,
         clean_up_tokenization_spaces=False,
+        **special,
     )
 
 

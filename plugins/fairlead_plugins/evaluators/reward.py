@@ -3,46 +3,37 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from fairlead.checkpoint import write_atomically
-from fairlead.config import Config, DataSourceSpec, RewardSpec, RolloutBackendSpec, named
-from fairlead.records import Prompt
-from fairlead.respond import fitting_prompts, respond
+from fairlead.components import Measurement
+from fairlead.config import RewardSpec
 from fairlead.stages import StageContext
-from fairlead.tokenizers import stop_token_ids
+from fairlead_plugins.evaluators.answering import (
+    AnswerConfig,
+    Answering,
+    check_references,
+    cluster_names,
+    scores_of,
+)
 
 
-class RewardEvaluatorConfig(Config):
-    """Settings of `RewardEvaluator`.
+class RewardEvaluatorConfig(AnswerConfig):
+    """Settings of `RewardEvaluator`; those of the prompts are `AnswerConfig`'s.
 
     Attributes:
         label: What the metrics are called; two of these in one stage need two labels.
-        prompts: Where prompts come from.
-        part: Which side of the run's split.
         reward: What scores the responses.
         count: Prompts to use; the first that leave room for a response.
-        max_new_tokens: Longest response.
-        temperature: 1 draws from the policy; 0 is greedy.
-        stop_tokens: As in rollouts.
-        backend: Who generates.
-        token_budget: Most tokens of a forward pass.
     """
 
     label: str = Field(default="reward", pattern=r"^\w+$")
-    prompts: DataSourceSpec
-    part: Literal["heldout", "train", "all"] = "heldout"
     reward: RewardSpec
     count: int = Field(default=64, ge=2)
-    max_new_tokens: int = Field(default=64, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    stop_tokens: list[str] | None = None
-    backend: RolloutBackendSpec = named("hf")
-    token_budget: int = Field(default=16384, ge=1)
 
 
 class RewardEvaluator:
@@ -57,46 +48,41 @@ class RewardEvaluator:
     def __init__(
         self, config: RewardEvaluatorConfig, context: StageContext, tokenizer: Any
     ) -> None:
-        self.config = config
-        self.context = context
-        self.tokenizer = tokenizer
-        self.records = context.records(config.prompts, Prompt, config.part)
+        self.name = f"eval/{config.label}"
+        self.answering = Answering(config, context, tokenizer, "evaluation")
         self.reward = config.reward.build(context, tokenizer)
-        self.backend = config.backend.build()
-        self.stop = stop_token_ids(tokenizer, config.stop_tokens)
         # Beside the metrics, so that a resumed run is paired with the same start.
         self.start_file = context.directory / f"eval_{config.label}_start.json"
 
+    @classmethod
+    def preview(
+        cls, config: RewardEvaluatorConfig, context: StageContext, tokenizer: Any, model: Any
+    ) -> str:
+        """Check what can be checked without weights; returns what would be measured on."""
+        check_references(config.reward.dump(), context)
+        prompts = Answering(config, context, tokenizer, "evaluation").prompts(model)
+        return f"{len(prompts)} prompts"
+
     def evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Return the metrics at this step; step 0 is the start."""
-        cfg = self.config
-        prompts = fitting_prompts(
-            self.records, self.tokenizer, model.config, cfg.max_new_tokens, cfg.count
-        )
-        scores = respond(
-            model,
-            prompts,
-            self.backend,
-            self.reward,
-            self.tokenizer,
-            self.context.strategy,
-            max_new_tokens=cfg.max_new_tokens,
-            stop_token_ids=self.stop,
-            temperature=cfg.temperature,
-            seed=self.context.seed("evaluation"),
-            token_budget=cfg.token_budget,
-        ).scores
-        if scores is None:
-            raise RuntimeError("respond() was given a reward and returned no scores")
-        name = f"eval/{cfg.label}"
-        metrics = {name: float(scores.mean()), f"{name}_se": _standard_error(scores)}
+        """Return the metrics at this step, with the gain on step 0, the start."""
+        found = self.measure(model)
+        metrics = dict(found.metrics)
+        scores = torch.tensor(found.outcomes)
         if step == 0:
             write_atomically(self.start_file, json.dumps(scores.tolist()))
         elif self.start_file.is_file():
             gain = scores - torch.tensor(json.loads(self.start_file.read_text()))
-            metrics[f"{name}_gain"] = float(gain.mean())
-            metrics[f"{name}_gain_se"] = _standard_error(gain)
+            metrics[f"{self.name}_gain"] = float(gain.mean())
+            metrics[f"{self.name}_gain_se"] = _standard_error(gain)
         return metrics
+
+    def measure(self, model: nn.Module) -> Measurement:
+        """Return the mean score with its standard error; one outcome a prompt, its score."""
+        prompts = self.answering.prompts(model.config)
+        outcomes = scores_of(self.answering.ask(model, prompts, self.reward))
+        scores = torch.tensor(outcomes)
+        metrics = {self.name: float(scores.mean()), f"{self.name}_se": _standard_error(scores)}
+        return Measurement(metrics, outcomes, cluster_names(prompts, None))
 
 
 def _standard_error(values: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairlead.components import Algorithm
-from fairlead.config import Config, Spec
+from fairlead.config import Config, Spec, model_references
 from fairlead.encode import Encoder
 from fairlead.errors import ConfigError, DataError
 from fairlead.models import (
@@ -132,14 +132,6 @@ def _check_reference(reference: str, tokenizer: Any, context: StageContext) -> N
             "starts from."
         )
     check_same_vocabulary(tokenizer, context.tokenizer(reference), "the reference")
-
-
-def model_references(reward: Any) -> list[str]:
-    """Return every ``model:`` that a reward's settings name, in sums too."""
-    if isinstance(reward, dict):
-        inner = [found for value in reward.values() for found in model_references(value)]
-        return [reward["model"], *inner] if isinstance(reward.get("model"), str) else inner
-    return []
 
 
 def _value_start(cfg: PpoStageConfig, context: StageContext, tokenizer: Any) -> str:
