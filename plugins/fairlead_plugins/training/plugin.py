@@ -9,8 +9,9 @@ from fairlead.registry import Register
 
 @hookimpl
 def register_optimizers(register: Register) -> None:
-    """Register ``adamw``."""
+    """Register ``adamw`` and ``muon``."""
     register("adamw", "fairlead_plugins.training.adamw:AdamW")
+    register("muon", "fairlead_plugins.training.muon:Muon")
 
 
 @hookimpl
