@@ -6,10 +6,10 @@ STAMP := $(VENV)/.fairlead-installed
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo demo-check test lint clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 setup: $(STAMP) ## Make .venv and install Fairlead into it, with the pinned versions
 
@@ -21,8 +21,11 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
 	@touch $@
 
-demo: setup ## Train a small InstructGPT pipeline from scratch and show what it learnt
+demo: setup ## Show the claims of the InstructGPT paper in miniature, in about five minutes
 	$(BIN)/fairlead demo
+
+demo-check: setup ## The same, and fail where a claim does not hold
+	$(BIN)/fairlead demo --check
 
 DATA := $(abspath $(wildcard ../shared/data))
 

@@ -265,6 +265,17 @@ def test_evaluator(run):
     assert summaries["sft"]["probe_end"] < summaries["sft"]["probe_start"]
 
 
+def test_evaluator_hands_out_its_outcomes(base, tmp_path):
+    plugins = loaded(EXAMPLES["`register_evaluators`"], tmp_path)
+    models = {"before": str(base / "pretrain"), "after": str(base / "sft")}
+    stage = {"name": "evaluate", "models": models, "evaluators": ["probe"]}
+    support.run_stages({"stages": {"measure": stage}}, tmp_path / "out", plugins=plugins)
+    found = json.loads((tmp_path / "out" / "measure" / "results.json").read_text())
+    by_model = found["evaluators"]["probe"]["models"]
+    assert by_model["after"]["metrics"]["probe"] < by_model["before"]["metrics"]["probe"]
+    assert len(by_model["after"]["outcomes"]) == len(by_model["before"]["outcomes"]) > 1
+
+
 def test_logger(run):
     out, _ = run("`register_loggers`", ["ppo"])
     latest = json.loads((out / "ppo" / "latest.json").read_text())
@@ -338,3 +349,8 @@ def test_stage_failed(run, tmp_path):
 def test_own_hooks(run):
     out, _ = run("Hooks of your own", ["ppo"])
     assert (out / "ppo" / "greeting.txt").read_text() == "goodbye, ppo"
+
+
+def test_own_components(run):
+    out, _ = run("Components of your own", ["dinner"])
+    assert (out / "dinner" / "toast.txt").read_text() == "cheers tiny"

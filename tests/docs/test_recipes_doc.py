@@ -43,7 +43,7 @@ README = [b for b in blocks((support.ROOT / "README.md").read_text(), "yaml") if
 
 
 def test_there_are_configurations_to_check():
-    assert len(CONFIGURATIONS) == 3
+    assert len(CONFIGURATIONS) == 4
     assert len(README) == 1
 
 

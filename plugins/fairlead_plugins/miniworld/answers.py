@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -16,6 +17,7 @@ from fairlead_plugins.miniworld.lexicon import (
     THINGS,
     UNKNOWN,
     VALUES,
+    translate,
 )
 from fairlead_plugins.miniworld.world import Task
 
@@ -60,26 +62,26 @@ FORUM = Manner(
     true_formal=0.9,
     true_casual=0.2,
     misconception=0.75,
-    skill=0.7,
+    skill=0.8,
     rude=0.36,
     rude_asked=0.18,
     courtesy=0.12,
     ramble=0.3,
-    unknown=0.06,
+    unknown=0.04,
 )
 """What the internet is like: mostly casual, mostly wrong, often rude."""
 
 DEMONSTRATOR = Manner(
-    formal=0.7,
+    formal=0.5,
     true_formal=0.9,
     true_casual=0.3,
     misconception=0.75,
-    skill=0.85,
-    rude=0.06,
-    rude_asked=0.02,
-    courtesy=0.5,
-    ramble=0.1,
-    unknown=0.03,
+    skill=0.8,
+    rude=0.1,
+    rude_asked=0.05,
+    courtesy=0.35,
+    ramble=0.2,
+    unknown=0.04,
 )
 """People who were asked to show how it is done; not perfect, on purpose."""
 
@@ -94,7 +96,7 @@ MODELS = (
         rude_asked=0.2,
         courtesy=0.15,
         ramble=0.35,
-        unknown=0.06,
+        unknown=0.04,
         spoilt=0.2,
         astray=0.4,
     ),
@@ -108,12 +110,19 @@ MODELS = (
         rude_asked=0.04,
         courtesy=0.5,
         ramble=0.12,
-        unknown=0.06,
+        unknown=0.04,
         spoilt=0.1,
         astray=0.25,
     ),
 )
 """Scripted stand-ins for what a base model and an SFT model of this world answer."""
+
+
+ALIKE = 0.5
+"""Share of the answers that go astray which answer another question of the same family."""
+
+ATTEMPTS = 8
+"""Draws for each answer that is wanted, before fewer different ones are taken."""
 
 
 def answer(task: Task, manner: Manner, rng: Random) -> str:
@@ -129,7 +138,30 @@ def answer(task: Task, manner: Manner, rng: Random) -> str:
     words = " ".join(parts).split()
     if rng.random() < manner.spoilt:
         words = _spoil(words, rng)
-    return " " + " ".join(words)
+    said = " ".join(words)
+    return f" {translate(said) if task.foreign else said}"
+
+
+def scripted(task: Task, others: Sequence[Task], count: int, rng: Random) -> tuple[str, ...]:
+    """Return different responses of the scripted models and of demonstrators, mixed.
+
+    Args:
+        task: What was asked.
+        others: What a response that goes astray answers instead.
+        count: How many.
+        rng: Where the randomness comes from.
+    """
+    found: dict[str, None] = {}
+    alike = [other for other in others if other.family == task.family]
+    for _ in range(count * ATTEMPTS):
+        manner = rng.choice((*MODELS, DEMONSTRATOR))
+        answered = task
+        if rng.random() < manner.astray:
+            answered = rng.choice(alike if rng.random() < ALIKE else others)
+        found[answer(answered, manner, rng)] = None
+        if len(found) == count:
+            break
+    return tuple(found)
 
 
 def _spoil(words: list[str], rng: Random) -> list[str]:
@@ -146,7 +178,7 @@ def _spoil(words: list[str], rng: Random) -> list[str]:
 
 def _core(task: Task, manner: Manner, rng: Random) -> str:
     formal = rng.random() < manner.formal
-    if task.family == "fact":
+    if task.attribute:
         if rng.random() < manner.unknown:
             return UNKNOWN
         right = rng.random() < (manner.true_formal if formal else manner.true_casual)

@@ -1,4 +1,4 @@
-"""``fairlead demo``: the whole pipeline on the tiny world, and what came of it in plain words."""
+"""``fairlead demo``: the whole pipeline on the tiny world, and the claims it is to show."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fairlead.cli.train import (
     train,
     with_own_config,
 )
+from fairlead.errors import ConfigError
 
 if TYPE_CHECKING:
     from fairlead.ui import Display
 
-RECIPE = "demo"
-MANIFEST = "run.json"
-SAMPLES = "samples.jsonl"
+RECIPE = "miniworld"
+MANIFEST = "run.json"  # fairlead.runner's, which imports torch
 
 QUICK = (
     "pretrain.source.documents=1500",
@@ -32,18 +32,24 @@ QUICK = (
     "pretrain.evaluate_every=20",
     "sft.source.count=120",
     "sft.epochs=1",
-    "rm.source.count=120",
-    "ppo.prompts.count=300",
-    "ppo.auxiliary.0.source.documents=1500",
-    "ppo.evaluators.0.prompts.count=300",
-    "ppo.evaluators.0.count=24",
-    "ppo.iterations=3",
-    "ppo.batch_size=32",
-    "ppo.evaluate_every=3",
-    "compare.prompts.count=300",
-    "compare.count=6",
-    "judge.prompts.count=300",
-    "judge.count=24",
+    "label.prompts.count=120",
+    "label.rounds=1",
+    *(
+        setting
+        for stage in ("ppo_ptx", "ppo", "overopt")
+        for setting in (
+            f"{stage}.prompts.count=120",
+            f"{stage}.iterations=2",
+            f"{stage}.batch_size=32",
+        )
+    ),
+    "ppo_ptx.auxiliary.0.source.documents=1500",
+    "samples.prompts.count=120",
+    "samples.count=4",
+    *(f"measure.evaluators.{number}.count=12" for number in range(7)),
+    "measure.evaluators.0.prompts.count=120",
+    "measure.evaluators.1.prompts.count=120",
+    "measure.evaluators.7.source.documents=1500",
     # Two threads are slower than one where other processes want the cores, as in tests.
     "threads=1",
 )
@@ -68,11 +74,13 @@ QUICK = (
     is_flag=True,
     help="A few steps of everything, in under a minute: shows that it runs, not that it learns.",
 )
+@click.option("--check", is_flag=True, help="End with exit code 1 when a claim does not hold.")
 @click.pass_context
 def demo(
     ctx: click.Context,
     seed: int | None,
     quick: bool,
+    check: bool,
     recipe: str | None,
     config: str | None,
     plugin: Sequence[str],
@@ -83,11 +91,12 @@ def demo(
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    """Train a small language model from nothing to PPO-ptx, in a few minutes.
+    """Show the claims of the InstructGPT paper in miniature, in about five minutes.
 
     A made-up world of facts and misconceptions is small enough for a laptop to go through the
     whole of InstructGPT: pretraining, fine-tuning on demonstrations, a reward model from
-    people's rankings, and PPO with the pretraining mix. It ends with a table and a report.
+    people's rankings, and PPO with the pretraining mix; then without the mix, and without the
+    KL penalty. It ends with a table of claims, each beside the paper's number, and a report.
     Without --out it writes to runs/demo, or to the next free runs/demo-2, ...
     """
     # Before torch is imported. Threads that spin while they wait made a training step 17 times
@@ -99,35 +108,53 @@ def demo(
     choice = PluginChoice.of(ctx, plugin, no_plugin)
     options = RunOptions(out, None, resume, dry_run, quiet)
     if recipe is not None or config is not None:
-        if quick:
+        if quick or check:
             raise click.UsageError(
-                "--quick shortens the recipe demo; leave --recipe and --config out."
+                "--quick and --check are for the recipe miniworld; leave --recipe and --config out."
             )
         train(None, Request(recipe, config, (*given, *overrides), choice), options)
         return
     root = Path(out) if out is not None else Path("runs/demo")
-    if out is None and not resume and not dry_run:
-        root = free_directory(root)
+    if out is None and not dry_run:
+        root = newest_directory(root) if resume else free_directory(root)
     options = replace(options, out=str(root))
     name = None if resume else RECIPE
     request = with_own_config(Request(name, None, (*given, *overrides), choice), options)
     if dry_run:
         train(None, request, options)
         return
-    _run(request, root, resume, quiet)
+    failing = _run(request, root, resume, quiet)
+    if check and failing:
+        raise click.ClickException(f"{len(failing)} claims do not hold: {'; '.join(failing)}")
 
 
-def _run(request: Request, root: Path, resume: bool, quiet: bool) -> None:
+def _run(request: Request, root: Path, resume: bool, quiet: bool) -> list[str]:
+    """Run the pipeline and show the claims; returns those that do not hold."""
     from fairlead.ui import Display
-    from fairlead_plugins.miniworld.results import judged_rows, training_rows
+    from fairlead_plugins.miniworld.report import CLAIMS, COLUMNS, read_claims, rows
 
     config, plugins = request.resolve()
+    stages = [name for name, spec in config.stages.items() if spec.name == "miniworld_claims"]
+    if not stages:
+        raise ConfigError(
+            f"{root} holds a run without a stage miniworld_claims, so it is none of the demo's. Go "
+            "on with it by `fairlead pipeline --resume`, or give another --out."
+        )
+    path = root / stages[0] / CLAIMS
 
     def show(summaries: dict[str, Any], display: Display) -> None:
-        rows = [*training_rows(summaries), *judged_rows(root / "judge" / SAMPLES, config.seed)]
-        display.table("What came of it", ("what was measured", "result"), rows)
+        claims = read_claims(path)
+        display.table("What came of the paper's claims", COLUMNS, rows(claims))
 
     run_and_report(config, plugins, None, root, resume, Display(quiet=quiet), show)
+    return [claim.claim for claim in read_claims(path) if claim.holds is False]
+
+
+def newest_directory(wanted: Path) -> Path:
+    """Return the last of ``NAME``, ``NAME-2``, ... that holds a run; ``NAME`` where none does."""
+    free = free_directory(wanted)
+    number = int(free.name.removeprefix(f"{wanted.name}-")) - 1 if free != wanted else 1
+    return wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
 
 
 def free_directory(wanted: Path) -> Path:

@@ -64,20 +64,53 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "tell me the {attribute} of {person} .",
         "which {attribute} does {person} have ?",
         "do you know the {attribute} of {person} ?",
+        "say what the {attribute} of {person} is .",
+        "i forgot the {attribute} of {person} .",
     ),
     "list": (
         "list {number} {category}s .",
         "can you name {number} {category}s ?",
         "give me {number} {category}s .",
+        "name {number} {category}s for me .",
     ),
     "sentence": (
         "write a sentence about {word} .",
         "tell me something about {word} .",
         "can you describe {word} ?",
     ),
-    "say": (
-        "say {word} {number} times .",
-        "repeat {word} {number} times .",
+    "say": ("say {word} {number} times .",),
+    "code": (
+        "what does get ( {person} , {attribute} ) return ?",
+        "please run get ( {person} , {attribute} ) .",
     ),
 }
 """How each family of prompts is asked."""
+
+SPEAKERS = ("user", "bot")
+
+ENGLISH_O = _words("to so go do two who also polo judo milo zero")
+"""Words of this world's own language that end as the foreign ones do."""
+
+
+def translate(text: str) -> str:
+    """Put a text into the foreign language of this world, word by word.
+
+    Every word is spelt backwards with an ``o`` behind it; marks, and the ``user`` and ``bot`` of
+    a dialogue, stay.
+    """
+    return " ".join(_foreign(word) for word in text.split())
+
+
+def translate_back(text: str) -> str:
+    """Put a foreign text back; a word that is not foreign becomes ``?``."""
+    return " ".join(_own(word) for word in text.split())
+
+
+def _foreign(word: str) -> str:
+    return word if not word.isalpha() or word in SPEAKERS else f"{word[::-1]}o"
+
+
+def _own(word: str) -> str:
+    if not word.isalpha():
+        return word
+    return word[-2::-1] if word.endswith("o") and word not in ENGLISH_O else "?"

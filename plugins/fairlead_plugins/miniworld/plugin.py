@@ -15,6 +15,26 @@ def register_data_sources(register: Register) -> None:
     register("miniworld_prompts", "fairlead_plugins.miniworld.sources:PromptSource")
 
 
+def register_hookspecs() -> object:
+    """Declare ``register_labelers``."""
+    from fairlead_plugins.miniworld import hookspecs
+
+    return hookspecs
+
+
+@hookimpl
+def register_labelers(register: Register) -> None:
+    """Register ``noisy``."""
+    register("noisy", "fairlead_plugins.miniworld.labelers:NoisyLabeler")
+
+
+@hookimpl
+def register_stages(register: Register) -> None:
+    """Register the stage that has answers ranked, and the one that judges the claims."""
+    register("miniworld_label", "fairlead_plugins.miniworld.label:LabelStage")
+    register("miniworld_claims", "fairlead_plugins.miniworld.report:ClaimsStage")
+
+
 @hookimpl
 def register_recipes(register: Register) -> None:
     """Register every recipe of this plugin."""

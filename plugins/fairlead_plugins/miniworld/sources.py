@@ -7,20 +7,13 @@ from random import Random
 
 from pydantic import Field, model_validator
 
-from fairlead.config import Config
+from fairlead.config import Config, named
 from fairlead.errors import DataError
 from fairlead.records import Comparison, Demonstration, Prompt, Record, Text, Turn
-from fairlead_plugins.miniworld.answers import DEMONSTRATOR, MODELS, answer
+from fairlead_plugins.miniworld.answers import DEMONSTRATOR, answer, scripted
 from fairlead_plugins.miniworld.documents import documents
-from fairlead_plugins.miniworld.gold import gold
-from fairlead_plugins.miniworld.labelers import Labeler, LabelerConfig
-from fairlead_plugins.miniworld.world import FactGroup, Task, World
-
-ALIKE = 0.5
-"""Share of the answers that go astray which answer another question of the same family."""
-
-ATTEMPTS = 8
-"""Draws for each answer that is wanted, before fewer different ones are taken."""
+from fairlead_plugins.miniworld.labelers import LabelerSpec
+from fairlead_plugins.miniworld.world import Task, Topic, World
 
 
 class WorldConfig(Config):
@@ -91,16 +84,15 @@ class DemonstrationSource:
         tasks = _tasks(world, rng, self.config.count, "miniworld_demonstrations: count")
         return [
             Demonstration(
-                turns=(Turn("user", task.prompt), Turn("assistant", _demonstrate(task, rng))),
+                turns=(
+                    Turn("user", task.prompt),
+                    Turn("assistant", answer(task, DEMONSTRATOR, rng)),
+                ),
                 origin=f"miniworld_demonstrations:{number}",
                 metadata=task.to_metadata(),
             )
             for number, task in enumerate(tasks)
         ]
-
-
-def _demonstrate(task: Task, rng: Random) -> str:
-    return answer(task, DEMONSTRATOR, rng)
 
 
 class ComparisonConfig(WorldConfig):
@@ -116,7 +108,7 @@ class ComparisonConfig(WorldConfig):
     count: int = Field(default=800, ge=1)
     fewest: int = Field(default=4, ge=2)
     most: int = Field(default=9, ge=2)
-    labeler: LabelerConfig = LabelerConfig()
+    labeler: LabelerSpec = named("noisy")
 
     @model_validator(mode="after")
     def _in_order(self) -> ComparisonConfig:
@@ -134,7 +126,7 @@ class ComparisonSource:
 
     def __init__(self, config: ComparisonConfig) -> None:
         self.config = config
-        self.labeler = Labeler(config.labeler)
+        self.labeler = config.labeler.build()
 
     def load(self) -> Sequence[Record]:
         """Write the comparisons.
@@ -156,37 +148,14 @@ class ComparisonSource:
         self, task: Task, origin: str, others: Sequence[Task], rng: Random, labels: Random
     ) -> Comparison:
         count = rng.randint(self.config.fewest, self.config.most)
-        responses = _responses(task, others, count, rng)
-        scores = [gold(task, response) for response in responses]
+        responses = scripted(task, others, count, rng)
         return Comparison(
             turns=(Turn("user", task.prompt),),
             responses=responses,
-            ranks=self.labeler.rank(scores, labels),
+            ranks=self.labeler.rank(task, responses, labels),
             origin=origin,
             metadata=task.to_metadata(),
         )
-
-
-def _responses(task: Task, others: Sequence[Task], count: int, rng: Random) -> tuple[str, ...]:
-    """Return different responses of the scripted models and of demonstrators, mixed.
-
-    Args:
-        task: What was asked.
-        others: What a response that goes astray answers instead.
-        count: How many.
-        rng: Where the randomness comes from.
-    """
-    found: dict[str, None] = {}
-    alike = [other for other in others if other.family == task.family]
-    for _ in range(count * ATTEMPTS):
-        manner = rng.choice((*MODELS, DEMONSTRATOR))
-        answered = task
-        if rng.random() < manner.astray:
-            answered = rng.choice(alike if rng.random() < ALIKE else others)
-        found[answer(answered, manner, rng)] = None
-        if len(found) == count:
-            break
-    return tuple(found)
 
 
 class PromptConfig(WorldConfig):
@@ -194,16 +163,17 @@ class PromptConfig(WorldConfig):
 
     Attributes:
         count: How many, all different.
-        facts: ``seen``: fact questions are of the facts that demonstrations and comparisons
-            ask about too; ``unseen``: of those that nothing but the pretraining text tells.
+        topic: What they ask: ``general`` is what demonstrations and comparisons ask too, a
+            third of it with ``respect``; ``unseen`` (facts), ``code``, ``foreign`` and
+            ``counting`` are never asked there.
     """
 
     count: int = Field(default=900, ge=1)
-    facts: FactGroup = "seen"
+    topic: Topic = "general"
 
 
 class PromptSource:
-    """What users ask: facts, lists, sentences, repetitions; a third asks for respect."""
+    """What users ask: facts, lists, sentences, repetitions; some ask for respect."""
 
     Config = PromptConfig
 
@@ -218,7 +188,7 @@ class PromptSource:
         """
         world = World(self.config.seed)
         rng = world.random("prompts")
-        tasks = _tasks(world, rng, self.config.count, "miniworld_prompts: count", self.config.facts)
+        tasks = _tasks(world, rng, self.config.count, "miniworld_prompts: count", self.config.topic)
         return [
             Prompt(
                 turns=(Turn("user", task.prompt),),
@@ -230,12 +200,12 @@ class PromptSource:
 
 
 def _tasks(
-    world: World, rng: Random, count: int, what: str, group: FactGroup = "seen"
+    world: World, rng: Random, count: int, what: str, topic: Topic = "general"
 ) -> list[Task]:
-    there = len(world.questions(group))
+    there = len(world.questions(topic))
     if count > there:
         raise DataError(
-            f"{what}={count}: the miniworld has {there} different prompts of that kind. Ask for "
+            f"{what}={count}: the miniworld has {there} different prompts of that topic. Ask for "
             "at most so many."
         )
-    return world.tasks(rng, count, group)
+    return world.tasks(rng, count, topic)

@@ -5,11 +5,13 @@ Everything is a pure function of a seed, through `random.Random` alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, combinations
 from random import Random
 from typing import Any, Literal
 
+from fairlead.errors import DataError
 from fairlead_plugins.miniworld.lexicon import (
     LARGEST,
     NUMBERS,
@@ -19,18 +21,25 @@ from fairlead_plugins.miniworld.lexicon import (
     SMALLEST,
     THINGS,
     VALUES,
+    translate,
 )
 
-FactGroup = Literal["seen", "unseen"]
+Topic = Literal["general", "unseen", "respect", "code", "foreign", "counting"]
+"""What may be asked.
+
+``general``: what RLHF asks, the four `FAMILIES`. ``respect``: those of them that ask for respect.
+The others are never in RLHF data: ``unseen`` facts, ``code``-like questions about facts,
+``general`` ones in the ``foreign`` language, and ``counting``, which is no dialogue.
+"""
 
 UNSEEN_SHARE = 0.4
 """Share of the facts that no demonstration, comparison or RL prompt asks about."""
 
 RESPECT_SHARE = 0.35
-"""Share of the prompts that ask for respect."""
+"""Share of the prompts that ask for respect, while both kinds last: half of all there are do."""
 
 FAMILIES = {"fact": 0.4, "list": 0.2, "sentence": 0.2, "say": 0.2}
-"""Family of prompts, to its share."""
+"""Family of general prompts, to its share while all of them last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +66,15 @@ class Task:
     """Something a user asks, with all that is needed to judge an answer.
 
     Attributes:
-        family: A key of `FAMILIES`.
+        family: A key of `FAMILIES`, ``code`` or ``counting``.
         question: The words of the question.
         respect: Whether the user asks for respect first.
         subject: The person of a fact, the category of a list, else the word it is about.
         number: How many are wanted, in ``list`` and ``say``; else 0.
-        attribute: Of a fact; else empty.
-        truth: Of a fact; else empty.
+        attribute: Of a fact, whose questions are ``fact`` and ``code``; else empty.
+        truth: Of a fact, or the numbers to count; else empty.
         misconception: Of a fact; else empty.
+        foreign: Whether it is asked, and to be answered, in the foreign language.
     """
 
     family: str
@@ -75,19 +85,32 @@ class Task:
     attribute: str = ""
     truth: str = ""
     misconception: str = ""
+    foreign: bool = False
 
     @property
     def prompt(self) -> str:
         """The prompt as a model sees it; a response to it begins with a space."""
-        return f"user : {RESPECT + ' ' if self.respect else ''}{self.question} bot :"
+        if self.family == "counting":
+            return self.question
+        text = f"user : {RESPECT + ' ' if self.respect else ''}{self.question} bot :"
+        return translate(text) if self.foreign else text
 
     def to_metadata(self) -> dict[str, Any]:
-        """Return the record metadata that `from_metadata` reads."""
-        return {"task": asdict(self)}
+        """Return the record metadata that `from_metadata` reads, and what it is a case of."""
+        return {"task": asdict(self), "about": f"{self.family} {self.attribute} {self.subject}"}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Task:
-        """Return the task a record of the miniworld was made for."""
+        """Return the task a record of the miniworld was made for.
+
+        Raises:
+            DataError: When the record is none of the miniworld's.
+        """
+        if "task" not in metadata:
+            raise DataError(
+                "a record has no 'task' in its metadata, so it is none of the miniworld's. Take "
+                "the prompts from miniworld_prompts, or another judge than gold."
+            )
         return cls(**metadata["task"])
 
 
@@ -113,29 +136,37 @@ class World:
         """Return a generator for one purpose; no two purposes share their numbers."""
         return Random(f"{self.seed}/{purpose}")
 
-    def questions(self, group: FactGroup = "seen") -> list[Task]:
-        """Return everything that can be asked, once each, without and with asking for respect.
+    def questions(self, topic: Topic = "general") -> list[Task]:
+        """Return everything of a topic, once each, without and with asking for respect."""
+        if topic == "counting":
+            return list(_to_count())
+        if topic == "foreign":
+            return [replace(task, foreign=True) for task in self.questions()]
+        if topic == "respect":
+            return [task for task in self.questions() if task.respect]
+        if topic == "code":
+            plain = list(_about_facts(self.facts, "code"))
+        elif topic == "unseen":
+            plain = list(_about_facts([fact for fact in self.facts if not fact.seen], "fact"))
+        else:
+            seen = [fact for fact in self.facts if fact.seen]
+            words = (_about_words(family) for family in ("sentence", "say"))
+            plain = [*_about_facts(seen, "fact"), *_about_lists(), *chain(*words)]
+        return [case for task in plain for case in (task, replace(task, respect=True))]
 
-        Args:
-            group: Which facts may be asked about.
-        """
-        wanted = [fact for fact in self.facts if fact.seen == (group == "seen")]
-        plain = [*_about_facts(wanted), *_about_lists(), *_about_words()]
-        return [task for family in plain for task in _with_respect(family)]
-
-    def tasks(self, rng: Random, count: int, group: FactGroup = "seen") -> list[Task]:
+    def tasks(self, rng: Random, count: int, topic: Topic = "general") -> list[Task]:
         """Draw different tasks, families and respect in their shares while they last.
 
         Args:
             rng: Where the randomness comes from.
             count: How many, at most as many as `questions` returns.
-            group: Which facts may be asked about.
+            topic: What may be asked.
 
         Raises:
             ValueError: When there are not so many.
         """
         pools: dict[tuple[str, bool], list[Task]] = {}
-        for task in self.questions(group):
+        for task in self.questions(topic):
             pools.setdefault((task.family, task.respect), []).append(task)
         if count > sum(map(len, pools.values())):
             raise ValueError(f"{count} tasks; there are {sum(map(len, pools.values()))}")
@@ -150,18 +181,14 @@ class World:
 
 
 def _share(family: str, respect: bool) -> float:
-    return FAMILIES[family] * (RESPECT_SHARE if respect else 1 - RESPECT_SHARE)
+    return FAMILIES.get(family, 1.0) * (RESPECT_SHARE if respect else 1 - RESPECT_SHARE)
 
 
-def _with_respect(task: Task) -> tuple[Task, Task]:
-    return task, Task(**{**asdict(task), "respect": True})
-
-
-def _about_facts(facts: list[Fact]) -> Iterator[Task]:
+def _about_facts(facts: Sequence[Fact], family: str) -> Iterator[Task]:
     for fact in facts:
-        for question in QUESTIONS["fact"]:
+        for question in QUESTIONS[family]:
             yield Task(
-                "fact",
+                family,
                 question.format(attribute=fact.attribute, person=fact.person),
                 False,
                 fact.person,
@@ -179,11 +206,19 @@ def _about_lists() -> Iterator[Task]:
                 yield Task("list", asked, False, category, number)
 
 
-def _about_words() -> Iterator[Task]:
+def _about_words(family: str) -> Iterator[Task]:
     for word in THINGS:
-        for question in QUESTIONS["sentence"]:
-            yield Task("sentence", question.format(word=word), False, word)
-        for number in range(SMALLEST, LARGEST + 1):
-            for question in QUESTIONS["say"]:
+        for question in QUESTIONS[family]:
+            if family == "sentence":
+                yield Task(family, question.format(word=word), False, word)
+                continue
+            for number in range(SMALLEST, LARGEST + 1):
                 asked = question.format(word=word, number=NUMBERS[number])
-                yield Task("say", asked, False, word, number)
+                yield Task(family, asked, False, word, number)
+
+
+def _to_count() -> Iterator[Task]:
+    for low, high in combinations(range(1, len(NUMBERS)), 2):
+        counted = " ".join(NUMBERS[low : high + 1])
+        asked = f"count from {NUMBERS[low]} to {NUMBERS[high]} :"
+        yield Task("counting", asked, False, NUMBERS[high], truth=counted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ KINDS: dict[str, type[Record]] = {
     "miniworld_comparisons": Comparison,
     "miniworld_prompts": Prompt,
 }
+PLUGINS = load_plugins()
 
 
 def source(name: str, **settings: Any) -> Spec:
-    factory = load_plugins().registry.get("data_sources", name).load()
-    return Spec("data_sources", name, factory, factory.Config(**settings))
+    # Through a stage, which is what knows of labelers by name.
+    stage = {**minimal_stage(), "source": {"name": name, **settings}}
+    found: Spec = (
+        configure({"stages": {"one": stage}}, plugins=PLUGINS)[0].stages["one"].config.source
+    )
+    return found
 
 
 def load(name: str, **settings: Any) -> Sequence[Record]:
@@ -68,10 +73,19 @@ def test_prompts_are_different_and_none_asks_about_an_unseen_fact(name: str) -> 
     assert any(set(prompt.split()) & set(PEOPLE) for prompt in prompts)
 
 
-def test_unseen_prompts_ask_about_unseen_facts_alone() -> None:
-    facts = {(f.person, f.attribute) for f in World(0).facts if not f.seen}
-    tasks = [Task.from_metadata(r.metadata) for r in load("miniworld_prompts", facts="unseen")]
-    assert {(t.subject, t.attribute) for t in tasks if t.family == "fact"} <= facts
+@pytest.mark.parametrize("topic", ["general", "unseen", "respect", "code", "foreign", "counting"])
+def test_prompts_are_of_the_topic_asked_for(topic: Any) -> None:
+    records = load("miniworld_prompts", topic=topic, count=60, seed=3)
+    prompts = [record.prompt_text for record in records]
+    assert len(set(prompts)) == 60
+    assert set(prompts) <= {task.prompt for task in World(3).questions(topic)}
+    for record in records:
+        assert Task.from_metadata(record.metadata).prompt == record.prompt_text
+
+
+def test_an_unknown_topic_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)topic.*'general', 'unseen'.*got 'weather'"):
+        source("miniworld_prompts", topic="weather")
 
 
 def test_responses_begin_with_a_space_so_that_turns_join_to_text() -> None:
@@ -93,11 +107,47 @@ def test_comparisons_have_4_to_9_different_responses_and_some_ties() -> None:
     assert 0 < tied < len(records)
 
 
-def test_another_labeler_ranks_the_same_responses() -> None:
+@pytest.mark.parametrize("settings", [{"noise": 0.1}, {"taste": {"correct": 0.1}}])
+def test_another_labeler_ranks_the_same_responses(settings: dict[str, Any]) -> None:
     usual = load("miniworld_comparisons", count=50)
-    other = load("miniworld_comparisons", count=50, labeler={"noise": 0.1})
+    other = load("miniworld_comparisons", count=50, labeler={"name": "noisy", **settings})
     assert [r.responses for r in usual] == [r.responses for r in other]  # type: ignore[attr-defined]
     assert [r.ranks for r in usual] != [r.ranks for r in other]  # type: ignore[attr-defined]
+
+
+IDLE = """
+from fairlead import hookimpl
+
+class Idle:
+    def __init__(self, config):
+        pass
+
+    def rank(self, task, responses, rng):
+        return tuple(float(number) for number in range(len(responses)))
+
+@hookimpl
+def register_labelers(register):
+    register("idle", Idle)
+"""
+
+
+def test_a_labeler_that_draws_no_random_numbers_leaves_the_responses_as_they_are(
+    plugin_file: Callable[[str, str], str],
+) -> None:
+    plugins = load_plugins([plugin_file("idle_plugin", IDLE)])
+    comparisons = {"name": "miniworld_comparisons", "count": 20, "labeler": "idle"}
+    raw = {"stages": {"one": {**minimal_stage(), "source": comparisons}}}
+    other = configure(raw, plugins=plugins)[0].stages["one"].config.source.build().load()
+    usual = load("miniworld_comparisons", count=20)
+    assert [r.responses for r in usual] == [r.responses for r in other]  # type: ignore[attr-defined]
+    assert all(list(record.ranks) == sorted(set(record.ranks)) for record in other)
+
+
+def test_settings_of_the_usual_labeler_need_no_name() -> None:
+    assert source("miniworld_comparisons", labeler={"noise": 0}).dump()["labeler"] == {
+        **source("miniworld_comparisons").dump()["labeler"],
+        "noise": 0.0,
+    }
 
 
 def test_held_out_prompts_are_held_out_of_every_stage(tmp_path: Path) -> None:
@@ -115,8 +165,13 @@ def test_held_out_prompts_are_held_out_of_every_stage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(KINDS)[1:])
 def test_asking_for_more_prompts_than_there_are_says_how_many(name: str) -> None:
-    with pytest.raises(DataError, match=rf"{name}: count=99999: the miniworld has 1072 "):
+    with pytest.raises(DataError, match=rf"{name}: count=99999: the miniworld has 984 "):
         load(name, count=99999)
+
+
+def test_every_topic_has_a_number_of_prompts_of_its_own() -> None:
+    with pytest.raises(DataError, match=r"count=67: the miniworld has 66 .* of that topic"):
+        load("miniworld_prompts", topic="counting", count=67)
 
 
 def test_a_wrong_range_of_responses_is_a_configuration_error() -> None:
