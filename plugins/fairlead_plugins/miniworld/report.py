@@ -24,6 +24,11 @@ from fairlead_plugins.miniworld.claims import (
 
 CLAIMS = "claims.json"
 
+MODELS = {"base": "base", "SFT": "sft", "PPO": "ppo", "PPO-ptx": "ptx"}
+"""What to call each model that was measured."""
+
+COLUMNS = ("claim", "measure", "paper", "ours (95 % interval)", "gate", "holds")
+
 
 class ClaimsConfig(Config):
     """Settings of ``miniworld_claims``.
@@ -119,12 +124,6 @@ def _ours(claim: Claim) -> str:
     return f"{claim.value:.2f} ({low} to {high})"
 
 
-MODELS = {"base": "base", "SFT": "sft", "PPO": "ppo", "PPO-ptx": "ptx"}
-"""What to call each model that was measured."""
-
-COLUMNS = ("claim", "measure", "paper", "ours (95 % interval)", "gate", "holds")
-
-
 def _blocks(
     claims: Sequence[Claim], found: Measurements, runs: Mapping[str, Curve]
 ) -> list[blocks.Block]:
@@ -149,12 +148,8 @@ def _win_rates(found: Measurements) -> blocks.Bars:
         "code, over base": "code",
         "foreign, over base": "foreign",
     }
-    groups = [
-        blocks.Group(title, [_bar(name, found, label, model) for name, model in MODELS.items()])
-        for title, label in asked.items()
-    ]
     return blocks.Bars(
-        groups,
+        _groups(found, asked),
         title="Win rates, by gold",
         reference=0.5,
         low=0.0,
@@ -169,11 +164,7 @@ def _right(found: Measurements) -> blocks.Bars:
         "rude, asked for respect": "rude",
         "counting, right": "counting",
     }
-    groups = [
-        blocks.Group(title, [_bar(name, found, label, model) for name, model in MODELS.items()])
-        for title, label in asked.items()
-    ]
-    return blocks.Bars(groups, title="Answers that are ...", low=0.0, high=1.0)
+    return blocks.Bars(_groups(found, asked), title="Answers that are ...", low=0.0, high=1.0)
 
 
 def _text(found: Measurements) -> blocks.Bars:
@@ -187,6 +178,13 @@ def _text(found: Measurements) -> blocks.Bars:
         unit="nats a token",
         low=0.0,
     )
+
+
+def _groups(found: Measurements, asked: Mapping[str, str]) -> list[blocks.Group]:
+    return [
+        blocks.Group(title, [_bar(name, found, label, model) for name, model in MODELS.items()])
+        for title, label in asked.items()
+    ]
 
 
 def _bar(name: str, found: Measurements, label: str, model: str) -> blocks.Bar:

@@ -163,8 +163,8 @@ class PromptConfig(WorldConfig):
 
     Attributes:
         count: How many, all different.
-        topic: What they ask: ``general`` is what demonstrations and comparisons ask too, a
-            third of it with ``respect``; ``unseen`` (facts), ``code``, ``foreign`` and
+        topic: What they ask: ``general`` is what demonstrations and comparisons ask too, some
+            of it with ``respect``; ``unseen`` (facts), ``code``, ``foreign`` and
             ``counting`` are never asked there.
     """
 

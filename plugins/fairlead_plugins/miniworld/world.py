@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import chain, combinations
 from random import Random
 from typing import Any, Literal
@@ -217,8 +218,15 @@ def _about_words(family: str) -> Iterator[Task]:
                 yield Task(family, asked, False, word, number)
 
 
-def _to_count() -> Iterator[Task]:
-    for low, high in combinations(range(1, len(NUMBERS)), 2):
-        counted = " ".join(NUMBERS[low : high + 1])
-        asked = f"count from {NUMBERS[low]} to {NUMBERS[high]} :"
-        yield Task("counting", asked, False, NUMBERS[high], truth=counted)
+@cache  # every document that counts draws from it
+def _to_count() -> tuple[Task, ...]:
+    return tuple(
+        Task(
+            "counting",
+            f"count from {NUMBERS[low]} to {NUMBERS[high]} :",
+            False,
+            NUMBERS[high],
+            truth=" ".join(NUMBERS[low : high + 1]),
+        )
+        for low, high in combinations(range(1, len(NUMBERS)), 2)
+    )
