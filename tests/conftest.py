@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from fairlead.cli import main
+
+# Triton reads it once: without a GPU its kernels run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A deadline would be a timed test: the cores are shared.
 settings.register_profile("fairlead", deadline=None)

@@ -43,3 +43,6 @@ __all__ = [
     "token_logprobs",
     "whiten",
 ]
+
+# Each registers its implementations when it is imported, after the operation is defined.
+import fairlead_kernels.native.gae  # noqa: F401

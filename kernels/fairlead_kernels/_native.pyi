@@ -12,6 +12,7 @@ def gae_cpu(
     cols: int,
     gamma: float,
     lam: float,
+    threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
 def gae_cuda(

@@ -9,7 +9,7 @@ from tolerances import assert_within_error_rule
 
 from fairlead_kernels import KernelError, gae, kl_rewards, native_status
 from fairlead_kernels.gae import _reference
-from fairlead_kernels.native import _launch_gae
+from fairlead_kernels.native.gae import _launch
 
 needs_native = pytest.mark.skipif(
     not native_status().available, reason=native_status().reason or "native module"
@@ -102,7 +102,7 @@ def test_every_instruction_set_has_the_bits_of_the_reference(instruction_set, ro
     tensors = (rewards, values, mask, out[0], out[1])
     addresses = [x.data_ptr() for x in tensors]
     try:
-        _native.gae_cpu(*addresses, rows, width, 1.0, 0.95, instruction_set)
+        _native.gae_cpu(*addresses, rows, width, 1.0, 0.95, 1, instruction_set)
     except ValueError as error:
         pytest.skip(str(error))
     reference = gae(rewards, values, mask, impl="reference")
@@ -197,7 +197,7 @@ def test_cpp_refuses_inputs_that_need_a_gradient_and_auto_does_not_take_it():
 )
 def test_no_address_leaves_python_unchecked(values, mask):
     with pytest.raises(ValueError, match="gae"):
-        _launch_gae(torch.zeros(3, 4), values, mask, 1.0, 0.95)
+        _launch(torch.zeros(3, 4), values, mask, 1.0, 0.95)
     with pytest.raises(ValueError, match="gae"):
         torch.ops.fairlead_kernels.gae(torch.zeros(3, 4), values, mask, 1.0, 0.95)
 

@@ -25,16 +25,8 @@ struct GaeArguments {
     std::int64_t cols;
     float gamma;
     float gamma_lambda;
+    int threads;  // At most so many, on the CPU.
 };
-
-// On the CPU, with the widest instruction set this processor has.
-void gae_cpu(const GaeArguments& arguments);
-
-// As gae_cpu with a named instruction set ("avx512", "avx2", "generic"). False where it cannot run.
-bool gae_cpu_with(const GaeArguments& arguments, const char* instruction_set);
-
-// The name of the instruction set that gae_cpu uses on this processor.
-const char* cpu_instruction_set();
 
 // On CUDA device `device`, in `stream` (a cudaStream_t), in one launch. Returns nullptr, or the
 // text of the CUDA error.

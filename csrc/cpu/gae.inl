@@ -1,35 +1,21 @@
-// The CPU kernel, compiled once for each instruction set: the including file defines
-// FAIRLEAD_ISA (a namespace) and FAIRLEAD_WIDTH (4, 8 or 16 lanes), CMake gives it the flags.
-// Only <cstring> comes from outside, and everything else is in an unnamed namespace: an inline
-// function compiled here for AVX-512 must never be the one the linker keeps for the whole module.
-//
 // The recursion runs backwards in time, so a row alone is one long dependency chain. WIDTH rows go
 // side by side: a WIDTH x WIDTH tile of deltas is formed along the rows, transposed in registers,
 // run through the recursion with one row a lane, and transposed back. The operations and their
 // order are those of the torch loop, and contraction to FMA is off, so the bits are the same too.
-#include <cstring>
-
 #include "fairlead/gae.h"
 
 namespace fairlead::FAIRLEAD_ISA {
 namespace {
 
-constexpr int kWidth = FAIRLEAD_WIDTH;
-typedef float Floats __attribute__((vector_size(4 * FAIRLEAD_WIDTH)));
-typedef std::int32_t Ints __attribute__((vector_size(4 * FAIRLEAD_WIDTH)));
-
 #if FAIRLEAD_WIDTH == 16
 #define FAIRLEAD_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define FAIRLEAD_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #elif FAIRLEAD_WIDTH == 8
 #define FAIRLEAD_LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define FAIRLEAD_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7};
 #else
 #define FAIRLEAD_LOW 0, 4, 1, 5
 #define FAIRLEAD_HIGH 2, 6, 3, 7
-constexpr Ints kLanes = {0, 1, 2, 3};
 #endif
 
 #ifdef __clang__
@@ -72,31 +58,6 @@ inline void transpose(Floats (&tile)[kWidth]) {
     shuffle(tile, other);
     FAIRLEAD_UNROLL for (int i = 0; i < kWidth; ++i) tile[i] = other[i];
 #endif
-}
-
-// The first `count` floats at `source`, zeros after them; nothing past them is read.
-inline Floats load(const float* source, std::int64_t count) {
-    Floats result = {};
-    if (count >= kWidth) {
-        std::memcpy(&result, source, sizeof(Floats));
-    } else if (count > 0) {
-        std::memcpy(&result, source, sizeof(float) * static_cast<std::size_t>(count));
-    }
-    return result;
-}
-
-inline void store(float* target, Floats value, std::int64_t count) {
-    if (count >= kWidth) {
-        std::memcpy(target, &value, sizeof(Floats));
-    } else if (count > 0) {
-        std::memcpy(target, &value, sizeof(float) * static_cast<std::size_t>(count));
-    }
-}
-
-// The mask is a prefix of the row: its length is where the first zero byte stands.
-inline std::int64_t prefix_length(const std::uint8_t* mask, std::int64_t cols) {
-    const void* end = std::memchr(mask, 0, static_cast<std::size_t>(cols));
-    return end == nullptr ? cols : static_cast<const std::uint8_t*>(end) - mask;
 }
 
 // A block of up to WIDTH rows.
@@ -174,9 +135,14 @@ void gae_block(const GaeArguments& a, std::int64_t first_row, int rows) {
 }  // namespace
 
 void gae(const GaeArguments& arguments) {
-    for (std::int64_t row = 0; row < arguments.rows; row += kWidth) {
-        const std::int64_t left = arguments.rows - row;
-        gae_block(arguments, row, static_cast<int>(left < kWidth ? left : kWidth));
+    const std::int64_t blocks = (arguments.rows + kWidth - 1) / kWidth;
+    // Waking a second thread costs as much as some 200,000 positions.
+    const double work = static_cast<double>(arguments.rows) * static_cast<double>(arguments.cols);
+    const int threads = worth(arguments.threads, work, 200e3);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (std::int64_t block = 0; block < blocks; ++block) {
+        const std::int64_t left = arguments.rows - block * kWidth;
+        gae_block(arguments, block * kWidth, static_cast<int>(left < kWidth ? left : kWidth));
     }
 }
 

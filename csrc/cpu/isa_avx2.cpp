@@ -1,3 +1,3 @@
 #define FAIRLEAD_ISA avx2
 #define FAIRLEAD_WIDTH 8
-#include "gae_rows.inl"
+#include "kernels.inl"

@@ -1,3 +1,3 @@
 #define FAIRLEAD_ISA avx512
 #define FAIRLEAD_WIDTH 16
-#include "gae_rows.inl"
+#include "kernels.inl"

@@ -1,3 +1,3 @@
 #define FAIRLEAD_ISA generic
 #define FAIRLEAD_WIDTH 4
-#include "gae_rows.inl"
+#include "kernels.inl"

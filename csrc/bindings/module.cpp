@@ -1,0 +1,10 @@
+// The Python module `fairlead_kernels._native`: addresses in, nothing out. fairlead_kernels.native
+// is its only caller and has checked every tensor before it hands over an address.
+#include "bindings.h"
+
+PYBIND11_MODULE(_native, module) {
+    module.attr("compiler") = FAIRLEAD_COMPILER;
+    module.attr("cuda_architectures") = FAIRLEAD_CUDA_ARCHITECTURES;
+    module.def("cpu_instruction_set", &fairlead::cpu_instruction_set);
+    fairlead::bindings::bind_gae(module);
+}

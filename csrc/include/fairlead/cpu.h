@@ -1,0 +1,25 @@
+// The CPU kernels as a table of functions, one table an instruction set, picked at run time.
+#pragma once
+
+#include "fairlead/gae.h"
+
+namespace fairlead {
+
+struct CpuKernels {
+    void (*gae)(const GaeArguments&);
+};
+
+// The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this
+// processor runs where the name is empty; nullptr where it or this build has none of that name.
+const CpuKernels* cpu_kernels(const char* instruction_set);
+
+// The name of the widest instruction set that this processor runs.
+const char* cpu_instruction_set();
+
+// How many of `threads` are worth waking for `work`, with at least `grain` of it for each.
+inline int worth(int threads, double work, double grain) {
+    const double most = work / grain;
+    return most <= 1.0 ? 1 : (most < threads ? static_cast<int>(most) : threads);
+}
+
+}  // namespace fairlead

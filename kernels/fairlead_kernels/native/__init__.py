@@ -1,0 +1,187 @@
+"""The native module: whether it is there, and what its operations share.
+
+`fairlead_kernels._native` takes addresses and no tensors, so that one build works with every torch.
+The modules beside this one, one an operation, check what it is given before an address leaves
+Python, and make torch operations of its kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead_kernels.dispatch import OWN, registry
+
+__all__ = ["NativeStatus", "call", "define", "library", "native_status", "refuse", "register"]
+
+_MODULE = "fairlead_kernels._native"
+# setup.py leaves the reason here when it could not build the module.
+_REPORT = Path(__file__).parents[1] / "_native_build.txt"
+_PRIORITY = 100
+
+
+@dataclass(frozen=True)
+class NativeStatus:
+    """What there is of the native module.
+
+    Attributes:
+        available: Whether it was imported.
+        parts: Of `cpu` and `cuda`, those that were built in.
+        compiler: The compilers that built it; empty without it.
+        instruction_set: What the CPU kernels use on this processor; empty without the module.
+        cuda_architectures: What the CUDA kernels were compiled for; empty without that part.
+        reason: Why the module, or its CUDA part, is missing and what to do; empty otherwise.
+    """
+
+    available: bool
+    parts: tuple[str, ...] = ()
+    compiler: str = ""
+    instruction_set: str = ""
+    cuda_architectures: str = ""
+    reason: str = ""
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[ModuleType | None, str]:
+    """The native module, or None and the error."""
+    try:
+        return importlib.import_module(_MODULE), ""
+    except ImportError as error:
+        return None, str(error)
+
+
+def _build_report() -> str:
+    try:
+        return _REPORT.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def native_status() -> NativeStatus:
+    """Whether the native module is here, with which parts, or why not and what to do."""
+    module, error = _load()
+    report = _build_report()
+    if module is None:
+        why = report or f"{_MODULE} cannot be imported: {error}."
+        advice = (
+            "Install Fairlead again (pip install -e . in a checkout) where a C++ compiler is; "
+            "FAIRLEAD_NATIVE=require shows the whole error."
+        )
+        return NativeStatus(available=False, reason=f"{why} {advice}")
+    has_cuda = hasattr(module, "gae_cuda")
+    missing = "The CUDA part was not built: nvcc was not found, or FAIRLEAD_CUDA=0 was set."
+    return NativeStatus(
+        available=True,
+        parts=("cpu", "cuda") if has_cuda else ("cpu",),
+        compiler=module.compiler,
+        instruction_set=module.cpu_instruction_set(),
+        cuda_architectures=module.cuda_architectures,
+        reason="" if has_cuda else report or missing,
+    )
+
+
+def _cpu_available() -> str | None:
+    module, _ = _load()
+    return None if module is not None else f"no native module: {native_status().reason}"
+
+
+def _cuda_available() -> str | None:
+    status = native_status()
+    if "cuda" not in status.parts:
+        return f"no native CUDA kernels: {status.reason}"
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+# A library of its own rather than torch.library.custom_op: the same operation to torch.compile and
+# opcheck, without that wrapper's cost a call. (torch leaves these methods untyped.)
+library = torch.library.Library(OWN, "DEF")
+
+
+def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Adds a torch operation.
+
+    Args:
+        schema: The operation's name, arguments and results, as torch.library writes them.
+        launch: Runs it, on the CPU or on CUDA.
+        fake: Makes results of the right shape and dtype and no more, for torch.compile.
+    """
+    name = library.define(schema, tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
+    for key in ("CPU", "CUDA"):
+        library.impl(name, launch, key)
+    torch.library.register_fake(f"{OWN}::{name}", fake, lib=library)
+
+
+def call(kernel: str, *args: Any) -> None:
+    """Runs a kernel of the native module where its first tensor is.
+
+    Args:
+        kernel: `KERNEL_cpu` or `KERNEL_cuda` is called: with torch's number of threads on the CPU,
+            with the device and the current stream on CUDA.
+        *args: Its arguments; of a tensor the address is handed over, of None 0. They were checked.
+
+    Raises:
+        RuntimeError: The module cannot be imported, or CUDA reports an error.
+    """
+    module, error = _load()
+    if module is None:
+        raise RuntimeError(error)
+    device = next(arg.device for arg in args if isinstance(arg, Tensor))
+    plain = [
+        arg.data_ptr() if isinstance(arg, Tensor) else 0 if arg is None else arg for arg in args
+    ]
+    if device.type == "cpu":
+        getattr(module, f"{kernel}_cpu")(*plain, torch.get_num_threads())
+        return
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream(device).cuda_stream
+        getattr(module, f"{kernel}_cuda")(*plain, device.index, stream)
+
+
+def refuse(device: str, *tensors: Tensor | None, gradient: bool = False) -> str | None:
+    """Why a kernel does not take these tensors, or None.
+
+    Args:
+        device: The device type it runs on.
+        *tensors: Its inputs; None for one that was left out.
+        gradient: Whether it has one.
+    """
+    given = [one for one in tensors if one is not None]
+    for one in given:
+        if one.device.type != device:
+            return f"it runs on {device} tensors, these are on {one.device}"
+    if not gradient and torch.is_grad_enabled() and any(one.requires_grad for one in given):
+        return "it has no gradient, and an input requires one"
+    return None
+
+
+def register(
+    op: str,
+    device: str,
+    function: Callable[..., Any],
+    supports: Callable[..., str | None],
+) -> None:
+    """Registers an implementation in native code: `cpp` on `cpu`, `cuda` on `cuda`.
+
+    Args:
+        op: The operation.
+        device: The device type it runs on.
+        function: As `register_implementation` takes it.
+        supports: As `register_implementation` takes it, with the device type before the arguments.
+    """
+    registry.register(
+        op,
+        "cpp" if device == "cpu" else "cuda",
+        function,
+        available=_cpu_available if device == "cpu" else _cuda_available,
+        supports=lambda *args, **kwargs: supports(device, *args, **kwargs),
+        priority=_PRIORITY,
+        owner=OWN,
+    )

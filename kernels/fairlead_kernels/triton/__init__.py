@@ -1,0 +1,65 @@
+"""Triton kernels, a module an operation; imported, and triton with them, on the first call.
+
+On the CPU they run in triton's interpreter, where TRITON_INTERPRET=1 was set before the start: that
+shows that they are right, not how fast they are, and `auto` takes anything else before them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fairlead_kernels.dispatch import OWN, registry
+
+__all__ = ["INTERPRETED", "register", "runs_on"]
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+"""Whether triton interprets its kernels; it reads the variable once, as this does."""
+
+_PRIORITY = -1 if INTERPRETED else 90
+
+
+def _available() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if INTERPRETED or torch.cuda.is_available():
+        return None
+    return "torch sees no CUDA device; TRITON_INTERPRET=1 runs it on the CPU, slowly, as a test"
+
+
+def runs_on(device: torch.device) -> str | None:
+    """Why a triton kernel does not run on tensors of a device, or None."""
+    wanted = "cpu" if INTERPRETED else "cuda"
+    if device.type == wanted:
+        return None
+    return f"it runs on {wanted} tensors here, these are on {device}"
+
+
+def register(op: str, supports: Callable[..., str | None], function: str = "") -> None:
+    """Registers the function of `fairlead_kernels.triton.OP` that bears the operation's name.
+
+    Args:
+        op: The operation.
+        supports: As `register_implementation` takes it.
+        function: Where it is, `MODULE:NAME` within this package, if not there.
+    """
+    module, _, name = (function or f"{op}:{op}").partition(":")
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found = getattr(importlib.import_module(f"fairlead_kernels.triton.{module}"), name)
+        return found(*args, **kwargs)
+
+    registry.register(
+        op,
+        "triton",
+        call,
+        available=_available,
+        supports=supports,
+        priority=_PRIORITY,
+        owner=OWN,
+    )
