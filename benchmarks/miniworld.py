@@ -34,7 +34,8 @@ class Ablation:
     Attributes:
         name: What is taken out.
         anew: Stages that run again; `JUDGED` always do.
-        settings: What changes of the configuration.
+        settings: What changes of the configuration; WHOLE is the run with nothing taken out,
+            HERE the ablation's own.
         plugin: A plugin file that it needs.
     """
 
@@ -50,9 +51,14 @@ ABLATIONS = (
     Ablation(
         "no base samples in the RM data",
         ("label", "rm", "ppo_ptx", "ppo", "overopt"),
-        ("label.models={sft: {model: 'stage:sft'}}",),
+        # Its reward model is measured on the comparisons that the others are measured on.
+        (
+            "label.models={sft: {model: 'stage:sft'}}",
+            "measure.evaluators.8.source.path=WHOLE/label/staff.jsonl",
+            "measure.evaluators.9.source.path=WHOLE/label/heldout_staff.jsonl",
+        ),
     ),
-    Ablation("value model not from the RM", ("ppo_ptx",), ("ppo_ptx.value=stage:fresh",)),
+    Ablation("value model not from the RM", ("ppo_ptx",), ("ppo_ptx.value=HERE/fresh",)),
     Ablation("no whitening", ("ppo_ptx",), ("ppo_ptx.algorithm.whiten_advantages='off'",)),
     Ablation("score at every token", ("ppo_ptx",), (), HERE / "every_token.py"),
 )
@@ -94,13 +100,11 @@ def without(out: Path, one: Ablation, seed: int) -> None:
     if not directory.exists():
         left_out = shutil.ignore_patterns(*one.anew, *JUDGED)
         shutil.copytree(out / f"seed{seed}", directory, ignore=left_out)
-    settings = [f"seed={seed}", *one.settings]
-    if "stage:fresh" in " ".join(one.settings):
+    if "HERE/fresh" in " ".join(one.settings):
         fresh(directory)
-        settings = [
-            setting.replace("stage:fresh", str(directory / "fresh")) for setting in settings
-        ]
-    start(directory, settings, one.plugin)
+    whole, here = str((out / f"seed{seed}").resolve()), str(directory.resolve())
+    settings = [text.replace("WHOLE", whole).replace("HERE", here) for text in one.settings]
+    start(directory, [f"seed={seed}", *settings], one.plugin)
 
 
 def fresh(directory: Path) -> None:

@@ -58,9 +58,9 @@ class Manner:
 
 
 FORUM = Manner(
-    formal=0.28,
+    formal=0.25,
     true_formal=0.9,
-    true_casual=0.2,
+    true_casual=0.1,
     misconception=0.75,
     skill=0.8,
     rude=0.36,
@@ -74,7 +74,7 @@ FORUM = Manner(
 DEMONSTRATOR = Manner(
     formal=0.5,
     true_formal=0.9,
-    true_casual=0.3,
+    true_casual=0.2,
     misconception=0.75,
     skill=0.8,
     rude=0.1,

@@ -31,9 +31,11 @@ QUICK = (
     "pretrain.steps=40",
     "pretrain.evaluate_every=20",
     "sft.source.count=120",
+    "sft.auxiliary.0.source.documents=1500",
     "sft.epochs=1",
     "label.prompts.count=120",
     "label.rounds=1",
+    "rm.demonstrations.count=120",
     *(
         setting
         for stage in ("ppo_ptx", "ppo", "overopt")

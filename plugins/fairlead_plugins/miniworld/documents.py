@@ -24,7 +24,7 @@ Writer = Callable[[World, Sequence[Sequence[Task]], Random], str]
 TOPICS: tuple[Topic, ...] = ("general", "unseen", "code")
 """What people ask in the forum."""
 
-ASKED = {"fact": 0.45, "list": 0.13, "sentence": 0.15, "say": 0.15, "code": 0.12}
+ASKED = {"fact": 0.52, "list": 0.13, "sentence": 0.15, "say": 0.15, "code": 0.05}
 """Family of forum questions, to its weight."""
 
 

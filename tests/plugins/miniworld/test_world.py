@@ -206,9 +206,9 @@ def test_the_forum_is_mostly_casual_wrong_and_often_rude_and_truth_goes_with_sty
     def true(pairs: list[tuple[Task, str]]) -> float:
         return sum(correctness(task, text) == 1 for task, text in pairs) / len(pairs)
 
-    assert abs(len(formal) / len(known) - 0.28) < 0.03
+    assert abs(len(formal) / len(known) - 0.25) < 0.03
     assert abs(true(formal) - 0.9) < 0.03
-    assert abs(true(casual) - 0.2) < 0.03
+    assert abs(true(casual) - 0.1) < 0.03
     assert abs(sum(is_rude(text) for _, text in said) / len(said) - 0.36) < 0.03
 
 
