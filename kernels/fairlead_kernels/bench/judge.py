@@ -63,9 +63,10 @@ def judge_for(workload: Workload, inputs: Inputs) -> Judge:
 
 
 def ulp(x: Tensor) -> Tensor:
-    """The float32 spacing at |x|, as float64."""
+    """The float32 spacing at |x|, as float64; 0 where x is not finite."""
     x32 = x.abs().float()
-    return torch.nextafter(x32, torch.full_like(x32, math.inf)).double() - x32.double()
+    spacing = torch.nextafter(x32, torch.full_like(x32, math.inf)).double() - x32.double()
+    return spacing.nan_to_num(nan=0.0, posinf=0.0)
 
 
 def difference(actual: Tensor, exact: Tensor) -> Tensor:

@@ -88,8 +88,18 @@ class Row:
         """Whether it is slower than eager."""
         return self.speedup_vs_eager is not None and self.speedup_vs_eager < 1
 
+    @property
+    def size(self) -> str:
+        """The shape for people."""
+        return " ".join(f"{axis}={n}" for axis, n in zip(self.axes, self.shape, strict=True))
+
+    @property
+    def place(self) -> str:
+        """The device for people, with the threads of a CPU."""
+        return self.device if self.threads is None else f"{self.device}, threads={self.threads}"
+
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no number that is not finite: null stands for one."""
+        """For JSON: six digits, and null for a number that is not finite."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -111,4 +121,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -171,19 +171,14 @@ class Workload:
         """What it is run in where nothing else was asked for."""
         return self.cuda_dtype if device == "cuda" else self.dtypes[0]
 
-    def sweep(self, device: str) -> list[Shape]:
-        """Shapes that vary one axis at a time, in five steps up to the first default shape."""
-        if not self.shapes.get(device):
-            return []
-        return self.sweep_from(self.shapes[device][0])
-
-    def sweep_from(self, base: Shape) -> list[Shape]:
-        """Shapes that vary one axis at a time, in five steps up to `base`."""
+    def sweep(self, largest: Shape) -> list[Shape]:
+        """Shapes that vary one axis at a time, in five steps up to the largest."""
         shapes = []
         for axis in self.swept:
             at = self.axes.index(axis)
             for factor in (16, 8, 4, 2, 1):
-                shapes.append((*base[:at], max(1, base[at] // factor), *base[at + 1 :]))
+                size = max(1, largest[at] // factor)
+                shapes.append((*largest[:at], size, *largest[at + 1 :]))
         return list(dict.fromkeys(shapes))
 
     def call(self, function: Function, inputs: Inputs) -> Outputs:
