@@ -27,9 +27,10 @@ def kernels() -> None:
 def list_(
     ctx: click.Context, as_json: bool, plugin: Sequence[str], no_plugin: Sequence[str]
 ) -> None:
-    """List each operation's implementations, best first, and the one that auto takes here.
+    """List each operation's implementations, best first, per device.
 
-    One that cannot run here is listed with the reason. `fairlead bench kernels` measures them.
+    The one that impl="auto" takes on ordinary inputs is marked; one that cannot run here is listed
+    with the reason. `fairlead bench kernels` measures them.
     """
     from fairlead.cli.output import print_json
     from fairlead.kernels import install_kernels

@@ -74,11 +74,11 @@ class LogAxis(Axis):
 
     def labels(self) -> list[str]:
         """Return what stands at the ticks, each with as many digits as it needs."""
-        return [figure(tick, 2) for tick in self.ticks]
+        return [figure(tick, 3) for tick in self.ticks]
 
 
 def make_log_axis(low: float, high: float, start: float, end: float) -> LogAxis:
-    """Return a logarithmic axis over a range, with ticks at powers of ten, or at 1, 2 and 5.
+    """Return a logarithmic axis over a range, with ticks at round numbers.
 
     Args:
         low: Least value, above 0.
@@ -94,6 +94,11 @@ def make_log_axis(low: float, high: float, start: float, end: float) -> LogAxis:
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 3:
             break
+    else:
+        # Over so short a range a logarithmic scale is all but linear.
+        step = nice_step((high - low) / 4)
+        first, last = math.ceil(low / step), math.floor(high / step)
+        ticks = [i * step for i in range(first, last + 1)]
     every = math.ceil(len(ticks) / 7)
     return LogAxis(low, high, start, end, tuple(ticks[::every]))
 
