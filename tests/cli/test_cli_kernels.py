@@ -266,6 +266,15 @@ def test_an_implementation_that_cannot_run_here_is_an_error_with_the_reason(
     assert re.search(r"^mine +whiten +not today$", shown.out, re.M)
 
 
+def test_a_busy_machine_is_said_to_be_busy(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for load, said in ((0.0, False), (1000.0, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
+        shown = bench("--op", "philox_uniform", "--shape", "5")
+        assert ("the machine is busy (load 1000.0" in shown.err) == said
+
+
 def test_a_shape_that_an_operation_refuses_is_an_error(
     bench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from fairlead_kernels.bench.machine import Machine, provenance
 from fairlead_kernels.bench.memory import peak_bytes
 from fairlead_kernels.bench.rows import COLUMNS
 from fairlead_kernels.bench.timing import measure, quantile
-from fairlead_kernels.bench.workload import Cost, Inputs, Workload
+from fairlead_kernels.bench.workload import Baseline, Cost, Inputs, Workload
 from fairlead_kernels.dispatch import OWN, registry
 from fairlead_kernels.token_logprobs import largest_entropy
 
@@ -549,6 +549,19 @@ def test_baselines_that_are_not_there_are_left_out_with_the_reason(monkeypatch):
     long = case_of("gae", shape=(2, 300))
     rows = {row.impl: row for row in benchmark.run_case(long)}
     assert "300 steps" in rows["torch.compile"].reason
+
+
+def test_a_baseline_that_is_an_implementation_is_measured_once():
+    register("philox_uniform", "other", partial(registry.call, "philox_uniform", "reference"))
+    case = case_of("philox_uniform")
+    both = Baseline("other", lambda inputs: lambda: None), Baseline("more", lambda inputs: int)
+    rows = Benchmark(None, 1e-3, False, MACHINES).run_case(
+        replace(case, workload=replace(case.workload, baselines=both))
+    )
+    found = [(row.kind, row.impl) for row in rows]
+    assert found.count(("implementation", "other")) == 1
+    assert ("baseline", "other") not in found
+    assert ("baseline", "more") in found
 
 
 def test_torch_compile_is_a_baseline_where_it_runs(monkeypatch):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fairlead.ui import Display
     from fairlead_kernels.bench import Benchmark, Case, Row, Shape, Workload
 
+BUSY = 0.75
+"""The load, by core, from which a machine is called busy."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -142,6 +145,12 @@ def measure(
 
     rows: list[Row] = []
     facts = provenance(" ".join(["fairlead", *sys.argv[1:]]))
+    busy, cores = facts["load"], facts["cpus"]
+    if busy is not None and busy > BUSY * cores:
+        display.warn(
+            f"the machine is busy (load {busy} on {cores} cores): times, and the limits they are "
+            "held against, are those of a busy machine."
+        )
     try:
         with (
             closing(benchmark.run(cases)) as results,

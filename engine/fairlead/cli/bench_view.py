@@ -73,9 +73,13 @@ def _cells(row: Row, products: bool) -> list[str]:
     ]
     shares = [row.fraction_of_copy]
     shares += [row.fraction_of_gemm, row.fraction_of_roofline] if products else []
-    percents = ["-" if one is None else f"{100 * one:.3g} %" for one in shares]
+    percents = ["-" if one is None else _percent(one) for one in shares]
     median = milliseconds(row.median_ms)
     return [row.impl, median, spread, peak, *errors, *gains, *percents, remark(row)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:,.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _limits(benchmark: Benchmark, display: Display) -> None:

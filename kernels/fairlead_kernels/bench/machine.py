@@ -69,7 +69,7 @@ class Machine:
         }
 
     def _best(self, call: Callable[[], object]) -> float:
-        return min(measure({"": call}, self.device, 0.2)[""].seconds)
+        return min(measure({"": call}, self.device, 0.5)[""].seconds)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -18,7 +18,7 @@ _SHORTEST_SAMPLE = 2e-4
 # How long one call's turn lasts, unless a single sample takes longer.
 _TURN = 1e-2
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 200
-_WARM_CALLS = 2
+_WARM_CALLS = 1
 
 
 @dataclass
