@@ -26,7 +26,15 @@ OWN = "fairlead_kernels"
 
 
 class KernelError(RuntimeError):
-    """An implementation was asked for, or registered, that cannot be."""
+    """An implementation was asked for, or registered, that cannot be.
+
+    Attributes:
+        refusals: By name, why each implementation that was asked for cannot run.
+    """
+
+    def __init__(self, message: str, refusals: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.refusals = refusals or {}
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,10 @@ class KernelRegistry:
             Implementation(op, name, function, available, supports, priority, owner)
         )
 
+    def operations(self) -> list[str]:
+        """The operations' names, in the order of their definition."""
+        return list(self._implementations)
+
     def _by_priority(self, op: str) -> list[Implementation]:
         return sorted(self._implementations[op], key=lambda one: -one.priority)
 
@@ -175,7 +187,8 @@ class KernelRegistry:
             why = f"there is no such implementation (registered: {', '.join(known)})"
         raise KernelError(
             f"'{op}' was asked for with impl='{impl}', which cannot run: {why}. "
-            f"Available for these inputs: {', '.join(can) or 'none'}."
+            f"Available for these inputs: {', '.join(can) or 'none'}.",
+            refusals,
         )
 
     def call(self, op: str, impl: str, *args: Any, **kwargs: Any) -> Any:

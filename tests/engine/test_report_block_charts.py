@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -229,3 +230,39 @@ def test_a_block_of_nothing_is_left_out_with_a_note(block: Any) -> None:
 def test_bars_of_any_size_stay_in_the_drawing(value: float) -> None:
     svg = drawing(bar_chart("t", bars(value, 0.0, reference=value)))
     assert all(x >= -0.05 and x + width <= 340 for x, width in rectangles(svg))
+
+
+# --- logarithmic axes -------------------------------------------------------------------
+
+
+def test_equal_factors_are_equally_far_apart_on_logarithmic_axes() -> None:
+    points = tuple((10.0**k, 0.001 * 10.0**k) for k in range(4))
+    block = Curves((Curve("a", points),), "B", "ms", log=True)
+    svg = drawing(render_blocks([block], "k"))
+    (line,) = [one for one in svg.iter("polyline") if one.get("class") == "line"]
+    pixels = [tuple(map(float, one.split(","))) for one in line.get("points", "").split()]
+    steps = [(x1 - x0, y0 - y1) for (x0, y0), (x1, y1) in pairwise(pixels)]
+    assert all(dx == pytest.approx(steps[0][0], abs=0.2) for dx, _ in steps)
+    assert all(dy == pytest.approx(steps[0][1], abs=0.2) for _, dy in steps)
+    labels = [one.text for one in svg.iter("text")]
+    assert {"1", "10", "100", "1,000"} <= set(labels)
+    assert {"0.001", "0.01", "0.1"} <= set(labels)
+
+
+def test_points_that_no_logarithm_has_are_left_out() -> None:
+    points = ((0.0, 1.0), (1.0, 0.0), (2.0, 3.0), (4.0, 3.5))
+    svg = drawing(render_blocks([Curves((Curve("a", points),), "B", "ms", log=True)], "k"))
+    (line,) = [one for one in svg.iter("polyline") if one.get("class") == "line"]
+    assert len(line.get("points", "").split()) == 2
+    nothing = Curves((Curve("a", ((1.0, 0.0),)),), "B", "ms", log=True)
+    assert '<svg class="chart"' not in render_blocks([nothing], "k")
+
+
+@pytest.mark.parametrize("span", [(1.0, 1.0), (3.0, 5.0), (1e-6, 1e9), (0.02, 900.0)])
+def test_a_logarithmic_axis_has_a_few_ticks_within_it(span: tuple[float, float]) -> None:
+    axis = charts.make_log_axis(*span, 0.0, 100.0)
+    assert axis.low < span[0] and span[1] < axis.high
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+    assert len(axis.ticks) <= 8
+    assert len(axis.labels()) == len(axis.ticks)
+    assert axis.at(axis.low) == pytest.approx(0) and axis.at(axis.high) == pytest.approx(100)

@@ -25,6 +25,8 @@ CORE = {
     "recipes": "fairlead.cli.recipes:recipes",
     "config": "fairlead.cli.config:config",
     "plugins": "fairlead.cli.plugins:plugins",
+    "kernels": "fairlead.cli.kernels:kernels",
+    "bench": "fairlead.cli.bench:bench",
     "env": "fairlead.cli.env:env",
 }
 """The core's own commands, in the order people meet them."""

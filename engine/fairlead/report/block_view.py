@@ -144,9 +144,8 @@ def _curves(block: Curves) -> str:
     drawn = [_series(curve.name, points, curve.smooth) for curve, points in known]
     drawn = [one for one in drawn if any(math.isfinite(y) for _, y in one.points)]
     steps = block.x.strip().lower() in ("step", "steps")
-    chart = line_chart(
-        block.title or f"{block.y} against {block.x}", drawn, block.x or "x", block.y or "y", steps
-    )
+    title = block.title or f"{block.y} against {block.x}"
+    chart = line_chart(title, drawn, block.x or "x", block.y or "y", steps, block.log)
     if not chart:
         return ""
     line = "<path class='line' d='M0 5H26'/>"

@@ -135,6 +135,7 @@ class Curves:
         y: Names the vertical axis.
         title: Stands above it; may be empty.
         note: Stands below it; may be empty.
+        log: Both axes are logarithmic.
     """
 
     series: Sequence[Curve]
@@ -142,6 +143,7 @@ class Curves:
     y: str
     title: str = ""
     note: str = ""
+    log: bool = False
 
 
 Block = Text | Table | Bars | Curves
@@ -288,6 +290,7 @@ def _curves(entry: dict[str, Any]) -> Curves:
         _text(entry.get("y")),
         _text(entry.get("title")),
         _text(entry.get("note")),
+        entry.get("log") is True,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairlead.report.text import escape, figure
 
@@ -57,6 +57,50 @@ class Axis:
     def at(self, value: float) -> float:
         """Return the pixel a value stands at."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def labels(self) -> list[str]:
+        """Return what stands at the ticks."""
+        return tick_labels(self.ticks)
+
+
+@dataclass(frozen=True)
+class LogAxis(Axis):
+    """A logarithmic scale: equal factors are equally far apart. Everything on it is above 0."""
+
+    def at(self, value: float) -> float:
+        """Return the pixel a value stands at."""
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.end - self.start)
+
+    def labels(self) -> list[str]:
+        """Return what stands at the ticks, each with as many digits as it needs."""
+        return [figure(tick, 3) for tick in self.ticks]
+
+
+def make_log_axis(low: float, high: float, start: float, end: float) -> LogAxis:
+    """Return a logarithmic axis over a range, with ticks at round numbers.
+
+    Args:
+        low: Least value, above 0.
+        high: Greatest value.
+        start: Pixel of the least value.
+        end: Pixel of the greatest.
+    """
+    room = max((high / low) ** 0.04, 1.05)
+    low, high = low / room, high * room
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    else:
+        # Over so short a range a logarithmic scale is all but linear.
+        step = nice_step((high - low) / 4)
+        first, last = math.ceil(low / step), math.floor(high / step)
+        ticks = [i * step for i in range(first, last + 1)]
+    every = math.ceil(len(ticks) / 7)
+    return LogAxis(low, high, start, end, tuple(ticks[::every]))
 
 
 def make_axis(
@@ -167,6 +211,7 @@ def line_chart(
     x_label: str = "step",
     y_label: str = "value",
     steps: bool = True,
+    log: bool = False,
 ) -> str:
     """Return a chart of a few lines, or an empty string when there is nothing to draw.
 
@@ -176,19 +221,32 @@ def line_chart(
         x_label: Names the horizontal axis.
         y_label: Names the vertical one.
         steps: The horizontal axis holds step numbers.
+        log: Both axes are logarithmic; a point that is not above 0 is left out.
     """
+    if log:
+        series = [replace(one, points=_positive(one.points), errors=None) for one in series]
     drawn = [one for one in series if any(math.isfinite(y) for _, y in one.points)]
     if not drawn:
         return ""
     lows, highs = zip(*(_extent(one) for one in drawn), strict=True)
     xs = [x for one in drawn for x, _ in one.points]
-    x_axis = make_axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, 4, whole=steps)
-    y_axis = make_axis(min(lows), max(highs), HEIGHT - BOTTOM, TOP, 4)
+    x_axis: Axis
+    y_axis: Axis
+    if log:
+        x_axis = make_log_axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+        y_axis = make_log_axis(min(lows), max(highs), HEIGHT - BOTTOM, TOP)
+    else:
+        x_axis = make_axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, 4, whole=steps)
+        y_axis = make_axis(min(lows), max(highs), HEIGHT - BOTTOM, TOP, 4)
     # The ends of one path get words; of several, which often begin together, only marks.
     words = sum(one.path for one in drawn) == 1
     marks = [_draw(one, index, x_axis, y_axis, words) for index, one in enumerate(drawn)]
     body = _frame(x_axis, y_axis, x_label, y_label) + "".join(marks)
     return svg(title, " ".join(describe(one, x_label) for one in drawn), body)
+
+
+def _positive(points: Sequence[Point]) -> list[Point]:
+    return [(x, y if y > 0 else math.nan) for x, y in points if x > 0]
 
 
 def describe(series: Series, x_label: str) -> str:
@@ -280,11 +338,11 @@ def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> str:
     """Draw grid, ticks and axis labels."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
-    for tick, label in zip(y_axis.ticks, tick_labels(y_axis.ticks), strict=True):
+    for tick, label in zip(y_axis.ticks, y_axis.labels(), strict=True):
         y = y_axis.at(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label}</text>')
-    for tick, label in zip(x_axis.ticks, tick_labels(x_axis.ticks), strict=True):
+    for tick, label in zip(x_axis.ticks, x_axis.labels(), strict=True):
         x = x_axis.at(tick)
         parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{label}</text>')

@@ -24,19 +24,29 @@ _STATUSES = ("finished", "running", "failed", "stopped")
 
 def render(run: Run) -> str:
     """Return a run's report as one HTML document."""
+    stages = map(_stage, run.stages)
+    sections = [_header(run), *_top(run.stages), _strip(run.stages), *stages, _provenance(run)]
+    return document(f"{_title(run)} \u2013 Fairlead report", sections)
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """Return a whole page that needs nothing but a browser.
+
+    Args:
+        title: Names the page; plain text.
+        sections: HTML, what came from a file escaped.
+    """
     style, script = _asset("style.css"), _asset("readout.js")
     # The page shows what models wrote. Should any of it ever slip past the escaping, the
     # browser still runs nothing and fetches nothing but these two, named by their hashes.
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
-    stages = map(_stage, run.stages)
-    sections = [_header(run), *_top(run.stages), _strip(run.stages), *stages, _provenance(run)]
     return (
         "<!DOCTYPE html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(_title(run))} \u2013 Fairlead report</title>\n"
+        f"<title>{escape(title)}</title>\n"
         f"<style>{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(section for section in sections if section)
         + f"\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
