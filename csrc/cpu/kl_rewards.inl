@@ -6,17 +6,17 @@ namespace {
 
 // exp(x) - 1 - x, never negative. With x = n ln 2 + r and s = 2^n it is
 // s (exp(r) - 1 - r) + (s r - x + s - 1): near zero n = 0, the bracket is exactly 0, and what is
-// left is r^2 times something positive. expm1(x) - x would be off by an ulp of x there.
+// left is r^2 times something positive. expm1(x) - x would be off by an ulp of x there. It is
+// formed at half its size, since 2^128 is not a float.
 inline Floats exp_minus_line(Floats x) {
-    // exp is lost against 1 + x below -87, and overflows above 88.72.
-    const Floats low = x < -87.0f ? fill(-87.0f) : x;
-    const Floats inner = low > 88.0f ? fill(88.0f) : low;
+    // exp is lost against 1 + x below -86, and overflows above 88.72.
+    Floats inner = x < -86.0f ? fill(-86.0f) : x;
+    inner = inner > 89.0f ? fill(89.0f) : inner;
     const Reduced at = reduce(inner);
-    const Floats scale = power_of_two(at.n);
-    const Floats line = fused(scale, at.r, scale - 1.0f - x);
-    const Floats result = fused(scale * at.r * at.r, exp_tail(at.r), line);
-    const Floats large = exp(x) - 1.0f - x;
-    return x > 88.0f ? large : result;
+    const Floats half = power_of_two(at.n - 1);
+    const Floats line = fused(half, at.r, half - 0.5f - 0.5f * x);
+    const Floats result = 2.0f * fused(half * at.r * at.r, exp_tail(at.r), line);
+    return x > 89.0f ? kInfinity - x : result;
 }
 
 inline Floats estimate_kl(int estimator, Floats log_ratio) {

@@ -12,6 +12,11 @@
 namespace fairlead {
 namespace {
 
+// Four blocks of the largest size a processor: a grid of 1,024 rows then takes two turns on a large
+// device.
+constexpr int kMostThreads = kWarp * kMostWarps;
+constexpr int kBlocksEach = 4;
+
 struct KlRewards {
     const KlRewardsArguments& a;
     std::int64_t row;
@@ -44,7 +49,8 @@ __device__ void advantages_of_rows(const KlGaeWhitenArguments& a, Shared& shared
     }
 }
 
-__global__ void kl_gae_whiten_first(KlGaeWhitenArguments a) {
+__global__ void __launch_bounds__(kMostThreads, kBlocksEach)
+    kl_gae_whiten_first(KlGaeWhitenArguments a) {
     __shared__ Shared shared;
     advantages_of_rows(a, shared);
 }
@@ -54,7 +60,8 @@ __global__ void kl_gae_whiten_second(KlGaeWhitenArguments a) {
     whiten_all(a.whiten, a.gae.rows, shared.moments);
 }
 
-__global__ void kl_gae_whiten_both(KlGaeWhitenArguments a) {
+__global__ void __launch_bounds__(kMostThreads, kBlocksEach)
+    kl_gae_whiten_both(KlGaeWhitenArguments a) {
     __shared__ Shared shared;
     advantages_of_rows(a, shared);
     cooperative_groups::this_grid().sync();

@@ -1,6 +1,10 @@
 // One position's reward, as csrc/cpu/kl_rewards.inl forms it.
 #pragma once
 
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
 #include "fairlead/kl_rewards.h"
 
 namespace fairlead {
@@ -8,19 +12,19 @@ namespace {
 
 // exp(x) - 1 - x, never negative; kl_rewards.inl says why it is not expm1(x) - x.
 __device__ inline float exp_minus_line(float x) {
-    if (x > 88.0f) return expf(x) - 1.0f - x;
-    const float inner = x < -87.0f ? -87.0f : x;
+    if (x > 89.0f) return __int_as_float(0x7f800000) - x;
+    const float inner = x < -86.0f ? -86.0f : x;
     const float whole = rintf(inner * 1.44269504f);
     float r = fmaf(whole, -0.693359375f, inner);
     r = fmaf(whole, 2.12194440e-4f, r);
-    const float scale = __int_as_float((static_cast<int>(whole) + 127) << 23);
+    const float half = __int_as_float((static_cast<int>(whole) + 126) << 23);
     float q = fmaf(r, 1.0f / 40320.0f, 1.0f / 5040.0f);
     q = fmaf(q, r, 1.0f / 720.0f);
     q = fmaf(q, r, 1.0f / 120.0f);
     q = fmaf(q, r, 1.0f / 24.0f);
     q = fmaf(q, r, 1.0f / 6.0f);
     q = fmaf(q, r, 0.5f);
-    return fmaf(scale * r * r, q, fmaf(scale, r, scale - 1.0f - x));
+    return 2.0f * fmaf(half * r * r, q, fmaf(half, r, half - 0.5f - 0.5f * x));
 }
 
 // Writes the divergence at `at` and returns the reward, without the row's score.

@@ -2,6 +2,10 @@
 // of threads a block alone, so the bits are the same in every run. All of it is in double.
 #pragma once
 
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
 #include "fairlead/whiten.h"
 
 namespace fairlead {

@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
-import fairlead_kernels.native.gae  # noqa: F401
-import fairlead_kernels.native.kl_rewards  # noqa: F401
+import fairlead_kernels.native.gae
+import fairlead_kernels.native.kl_gae_whiten
+import fairlead_kernels.native.kl_rewards
+import fairlead_kernels.native.ppo_loss
 import fairlead_kernels.native.whiten  # noqa: F401
-import fairlead_kernels.native.kl_gae_whiten  # noqa: F401
-import fairlead_kernels.native.ppo_loss  # noqa: F401

@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["as_floats", "finite", "prefix_mask", "same_shape", "shape_error", "temperature_at_least"]
+__all__ = [
+    "as_floats",
+    "finite",
+    "prefix_mask",
+    "same_shape",
+    "shape_error",
+    "temperature_at_least",
+]
 
 
 def shape_error(op: str, what: str, tensor: Tensor) -> ValueError:

@@ -41,9 +41,7 @@ def whiten(
     finite("whiten", eps=eps)
     if eps < 0:
         raise ValueError(f"whiten: eps must not be negative, got {eps}")
-    result: Tensor = registry.call(
-        "whiten", impl, as_floats(x), mask.contiguous(), shift_mean, eps
-    )
+    result: Tensor = registry.call("whiten", impl, as_floats(x), mask.contiguous(), shift_mean, eps)
     return result
 
 

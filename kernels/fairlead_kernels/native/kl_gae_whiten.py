@@ -65,7 +65,7 @@ def _launch(
     estimator: str,
     kl: Tensor | None,
     token_scores: Tensor | None,
-) -> _Four:
+) -> Tensor:
     problem = _check(
         logprobs, ref_logprobs, scores, values, response_mask, estimator, kl, token_scores
     )
@@ -84,7 +84,7 @@ def _launch(
         response_mask,
         kl,
         token_scores,
-        *results,
+        *results.unbind(),
         parts(logprobs, count),
         *logprobs.shape,
         beta,
@@ -96,22 +96,23 @@ def _launch(
     return results
 
 
-def _fake(logprobs: Tensor, *_others: object) -> _Four:
-    empty = torch.empty_like
-    return empty(logprobs), empty(logprobs), empty(logprobs), empty(logprobs)
+def _fake(logprobs: Tensor, *_others: object) -> Tensor:
+    # One block of memory: four of this size go back to the system when they are freed, and
+    # faulting their pages in again takes longer than the kernel.
+    return logprobs.new_empty(4, *logprobs.shape)
 
 
 native.define(
     "kl_gae_whiten(Tensor logprobs, Tensor ref_logprobs, Tensor scores, Tensor values,"
     " Tensor response_mask, float beta, float gamma, float lam, str estimator, Tensor? kl,"
-    " Tensor? token_scores) -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? token_scores) -> Tensor",
     _launch,
     _fake,
 )
 
 
 def _kl_gae_whiten(*args: object) -> _Four:
-    rewards, kl, advantages, returns = torch.ops.fairlead_kernels.kl_gae_whiten(*args)
+    rewards, kl, advantages, returns = torch.ops.fairlead_kernels.kl_gae_whiten(*args).unbind()
     return rewards, kl, advantages, returns
 
 

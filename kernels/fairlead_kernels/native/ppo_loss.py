@@ -123,7 +123,11 @@ def _supports(
     device: str, first: Tensor, second: Tensor, third: Tensor, mask: Tensor, clip: float | None
 ) -> str | None:
     refusal = native.refuse(device, first, second, third, gradient=True)
-    if refusal is None and torch.is_grad_enabled() and (second.requires_grad or third.requires_grad):
+    if (
+        refusal is None
+        and torch.is_grad_enabled()
+        and (second.requires_grad or third.requires_grad)
+    ):
         return "its gradient goes to the first tensor alone, and another requires one"
     return refusal or unlike(first, mask=mask, second=second, third=third)
 
