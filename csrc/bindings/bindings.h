@@ -33,5 +33,9 @@ inline void check_cuda(const char* error) {
 }
 
 void bind_gae(py::module_& module);
+void bind_kl_rewards(py::module_& module);
+void bind_whiten(py::module_& module);
+void bind_kl_gae_whiten(py::module_& module);
+void bind_ppo_loss(py::module_& module);
 
 }  // namespace fairlead::bindings

@@ -7,4 +7,8 @@ PYBIND11_MODULE(_native, module) {
     module.attr("cuda_architectures") = FAIRLEAD_CUDA_ARCHITECTURES;
     module.def("cpu_instruction_set", &fairlead::cpu_instruction_set);
     fairlead::bindings::bind_gae(module);
+    fairlead::bindings::bind_kl_rewards(module);
+    fairlead::bindings::bind_whiten(module);
+    fairlead::bindings::bind_kl_gae_whiten(module);
+    fairlead::bindings::bind_ppo_loss(module);
 }

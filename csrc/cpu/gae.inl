@@ -62,16 +62,34 @@ inline void transpose(Floats (&tile)[kWidth]) {
 
 // A block of up to WIDTH rows.
 struct Block {
+    std::int64_t first_row;
     std::int64_t first;  // Offset of its first row.
     int rows;
     std::int64_t lengths[kWidth];
 };
 
+// WIDTH positions of one row of a block.
+struct Strip {
+    std::int64_t row;
+    std::int64_t at;     // Offset of the first of them.
+    std::int64_t count;  // How many of them, from the first, are response positions.
+    std::int64_t room;   // How many of them are in the row.
+};
+
+// Rewards that stand in memory. A source of rewards gives those of a strip, zeros past its count.
+struct GivenRewards {
+    const float* rewards;
+
+    Floats operator()(const Strip& strip) const { return load(rewards + strip.at, strip.count); }
+    // What else it writes is made zero, from `at` on.
+    void clear(std::int64_t, std::size_t) const {}
+};
+
 // One tile of WIDTH positions from `start`. `Whole`: every row of the block is there and goes on
 // past the tile, so that nothing needs a bound; most tiles are such.
-template <bool Whole>
-inline void gae_tile(const GaeArguments& a, const Block& block, std::int64_t start,
-                     Floats& running) {
+template <bool Whole, typename Rewards>
+inline void gae_tile(const GaeArguments& a, const Rewards& rewards, const Block& block,
+                     std::int64_t start, Floats& running) {
     const int rows = Whole ? kWidth : block.rows;
     Floats tile[kWidth] = {};
     Floats values[kWidth] = {};
@@ -81,7 +99,8 @@ inline void gae_tile(const GaeArguments& a, const Block& block, std::int64_t sta
         const std::int64_t count = Whole ? kWidth + 1 : block.lengths[i] - start;
         values[i] = load(a.values + at, count);
         const Floats next = load(a.values + at + 1, count - 1);
-        tile[i] = load(a.rewards + at, count) + a.gamma * next - values[i];
+        const Strip strip = {block.first_row + i, at, count, Whole ? kWidth : a.cols - start};
+        tile[i] = rewards(strip) + a.gamma * next - values[i];
     }
     transpose(tile);
     FAIRLEAD_UNROLL for (int t = kWidth - 1; t >= 0; --t) {
@@ -103,8 +122,9 @@ inline void gae_tile(const GaeArguments& a, const Block& block, std::int64_t sta
     }
 }
 
-void gae_block(const GaeArguments& a, std::int64_t first_row, int rows) {
-    Block block = {first_row * a.cols, rows, {}};
+template <typename Rewards>
+void gae_block(const GaeArguments& a, const Rewards& rewards, std::int64_t first_row, int rows) {
+    Block block = {first_row, first_row * a.cols, rows, {}};
     std::int64_t longest = 0;
     std::int64_t shortest = rows == kWidth ? a.cols : 0;
     for (int i = 0; i < rows; ++i) {
@@ -120,30 +140,37 @@ void gae_block(const GaeArguments& a, std::int64_t first_row, int rows) {
             const std::int64_t at = block.first + i * a.cols + covered;
             std::memset(a.advantages + at, 0, tail);
             std::memset(a.returns + at, 0, tail);
+            rewards.clear(at, tail);
         }
     }
     Floats running = {};
     for (std::int64_t start = covered - kWidth; start >= 0; start -= kWidth) {
         if (start + kWidth < shortest) {
-            gae_tile<true>(a, block, start, running);
+            gae_tile<true>(a, rewards, block, start, running);
         } else {
-            gae_tile<false>(a, block, start, running);
+            gae_tile<false>(a, rewards, block, start, running);
         }
+    }
+}
+
+template <typename Rewards>
+void gae_blocks(const GaeArguments& a, const Rewards& rewards, double grain) {
+    const std::int64_t blocks = (a.rows + kWidth - 1) / kWidth;
+    const double work = static_cast<double>(a.rows) * static_cast<double>(a.cols);
+    const int threads = worth(a.threads, work, grain);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (std::int64_t block = 0; block < blocks; ++block) {
+        const std::int64_t left = a.rows - block * kWidth;
+        const int rows = static_cast<int>(left < kWidth ? left : kWidth);
+        gae_block(a, rewards, block * kWidth, rows);
     }
 }
 
 }  // namespace
 
 void gae(const GaeArguments& arguments) {
-    const std::int64_t blocks = (arguments.rows + kWidth - 1) / kWidth;
     // Waking a second thread costs as much as some 200,000 positions.
-    const double work = static_cast<double>(arguments.rows) * static_cast<double>(arguments.cols);
-    const int threads = worth(arguments.threads, work, 200e3);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (std::int64_t block = 0; block < blocks; ++block) {
-        const std::int64_t left = arguments.rows - block * kWidth;
-        gae_block(arguments, block * kWidth, static_cast<int>(left < kWidth ? left : kWidth));
-    }
+    gae_blocks(arguments, GivenRewards{arguments.rewards}, 200e3);
 }
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -2,11 +2,21 @@
 #include "fairlead/cpu.h"
 #include "simd.inl"
 //
+#include "math.inl"
+//
+#include "sums.inl"
+//
 #include "gae.inl"
+#include "kl_rewards.inl"
+#include "ppo_loss.inl"
+#include "whiten.inl"
+//
+#include "kl_gae_whiten.inl"
 
 namespace fairlead::FAIRLEAD_ISA {
 
 extern const CpuKernels kernels;
-const CpuKernels kernels = {gae};
+const CpuKernels kernels = {gae,           kl_rewards,      whiten,
+                            kl_gae_whiten, ppo_policy_loss, ppo_value_loss};
 
 }  // namespace fairlead::FAIRLEAD_ISA

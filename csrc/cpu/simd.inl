@@ -30,7 +30,11 @@ inline Floats load(const float* source, std::int64_t count) {
     if (count >= kWidth) {
         std::memcpy(&result, source, sizeof(Floats));
     } else if (count > 0) {
+#if FAIRLEAD_WIDTH == 16
+        result = (Floats)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), source);
+#else
         std::memcpy(&result, source, sizeof(float) * static_cast<std::size_t>(count));
+#endif
     }
     return result;
 }
@@ -39,7 +43,11 @@ inline void store(float* target, Floats value, std::int64_t count) {
     if (count >= kWidth) {
         std::memcpy(target, &value, sizeof(Floats));
     } else if (count > 0) {
+#if FAIRLEAD_WIDTH == 16
+        _mm512_mask_storeu_ps(target, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
+#else
         std::memcpy(target, &value, sizeof(float) * static_cast<std::size_t>(count));
+#endif
     }
 }
 

@@ -12,6 +12,7 @@ from fairlead_kernels.dispatch import (
     register_implementation,
 )
 from fairlead_kernels.gae import gae
+from fairlead_kernels.kl_gae_whiten import kl_gae_whiten
 from fairlead_kernels.kl_rewards import kl_rewards
 from fairlead_kernels.native import NativeStatus, native_status
 from fairlead_kernels.philox import philox_uniform
@@ -32,6 +33,7 @@ __all__ = [
     "PolicyLossMetrics",
     "ValueLossMetrics",
     "gae",
+    "kl_gae_whiten",
     "kl_rewards",
     "list_implementations",
     "native_status",
@@ -45,4 +47,8 @@ __all__ = [
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
-import fairlead_kernels.native.gae  # noqa: F401
+import fairlead_kernels.native.gae
+import fairlead_kernels.native.kl_gae_whiten
+import fairlead_kernels.native.kl_rewards
+import fairlead_kernels.native.ppo_loss
+import fairlead_kernels.native.whiten  # noqa: F401

@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["finite", "same_shape", "shape_error", "temperature_at_least"]
+__all__ = [
+    "as_floats",
+    "finite",
+    "prefix_mask",
+    "same_shape",
+    "shape_error",
+    "temperature_at_least",
+]
 
 
 def shape_error(op: str, what: str, tensor: Tensor) -> ValueError:
@@ -25,6 +32,19 @@ def same_shape(op: str, first: Tensor, *, mask: Tensor | None = None, **others: 
         if other.shape != first.shape or other.device != first.device:
             expected = f"{tuple(first.shape)} on {first.device}"
             raise shape_error(op, f"{name} must be {expected}", other)
+
+
+def as_floats(tensor: Tensor) -> Tensor:
+    """The tensor as kernels read it: float32 and contiguous."""
+    return tensor.float().contiguous()
+
+
+def prefix_mask(op: str, mask: Tensor) -> None:
+    """Raises ValueError unless a boolean `[B, T]` mask is a prefix of each row."""
+    rises = mask[:, 1:] > mask[:, :-1]
+    # max of bytes: on the CPU, several times faster than any() of booleans.
+    if rises.numel() > 0 and bool(rises.view(torch.uint8).max()):
+        raise ValueError(f"{op}: response_mask must be a contiguous prefix of each row, True first")
 
 
 def finite(op: str, **numbers: float) -> None:

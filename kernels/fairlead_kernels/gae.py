@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, same_shape, shape_error
+from fairlead_kernels import triton
+from fairlead_kernels._checks import finite, prefix_mask, same_shape, shape_error
 from fairlead_kernels.dispatch import registry
 
 __all__ = ["gae"]
@@ -48,10 +49,7 @@ def gae(
         raise shape_error("gae", "rewards must be [B, T]", rewards)
     same_shape("gae", rewards, mask=response_mask, values=values)
     finite("gae", gamma=gamma, lam=lam)
-    rises = response_mask[:, 1:] > response_mask[:, :-1]
-    # max of bytes: on the CPU, several times faster than any() of booleans.
-    if rises.numel() > 0 and bool(rises.view(torch.uint8).max()):
-        raise ValueError("gae: response_mask must be a contiguous prefix of each row, True first")
+    prefix_mask("gae", response_mask)
     advantages, returns = registry.call(
         "gae",
         impl,
@@ -89,4 +87,9 @@ def _probe(device: torch.device) -> tuple[object, ...]:
     return zeros, zeros, torch.ones(2, 4, dtype=torch.bool, device=device), 1.0, 0.95
 
 
+def _triton_supports(rewards: Tensor, values: Tensor, *_others: object) -> str | None:
+    return triton.refuse(rewards, values)
+
+
 registry.define("gae", _reference, _probe)
+triton.register("gae", _triton_supports)

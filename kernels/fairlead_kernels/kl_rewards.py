@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, same_shape, shape_error
+from fairlead_kernels import triton
+from fairlead_kernels._checks import as_floats, finite, same_shape, shape_error
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["ESTIMATORS", "kl_rewards"]
+__all__ = ["ESTIMATORS", "check_penalty", "check_rewards", "kl_rewards"]
 
 ESTIMATORS = ("k1", "k2", "k3")
 
@@ -29,7 +30,10 @@ def kl_rewards(
     Ouyang et al. 2022 (arXiv 2203.02155), equation 2 and appendix C; estimators of Schulman 2020,
     "Approximating KL divergence". With `lr = logprobs - ref_logprobs`: `k1 = lr`, `k2 = lr^2 / 2`,
     `k3 = expm1(-lr) + lr`. Nothing is clamped and no absolute value is taken. Fidelity items 15,
-    16 and 29. Positions outside the response have no influence, whatever they hold (item 20).
+    16 and 29. Positions outside the response have no influence, whatever they hold (item 20). NaN
+    and infinities inside go through the formulas position by position; k3 overflows to infinity
+    where `-lr` is above 88.7, and is NaN at `lr = -inf`. The implementations give the same bits,
+    but for k3, which is never negative in any of them. Only the reference has a gradient.
 
     Args:
         logprobs: `[B, T]`, the policy's log-probabilities of the sampled tokens.
@@ -50,31 +54,47 @@ def kl_rewards(
             not finite.
         KernelError: `impl` cannot run on these inputs.
     """
-    optional = {"kl": kl, "token_scores": token_scores}
-    given = {name: one for name, one in optional.items() if one is not None}
-    if logprobs.dim() != 2:
-        raise shape_error("kl_rewards", "logprobs must be [B, T]", logprobs)
-    same_shape("kl_rewards", logprobs, mask=response_mask, ref_logprobs=ref_logprobs, **given)
-    if scores.shape != logprobs.shape[:1] or scores.device != logprobs.device:
-        raise shape_error("kl_rewards", f"scores must be [{logprobs.shape[0]}]", scores)
-    if estimator not in ESTIMATORS:
-        raise ValueError(
-            f"kl_rewards: estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}"
-        )
-    finite("kl_rewards", beta=beta)
+    check_rewards("kl_rewards", logprobs, ref_logprobs, scores, response_mask, kl, token_scores)
+    check_penalty("kl_rewards", beta, estimator)
     rewards, used = registry.call(
         "kl_rewards",
         impl,
-        logprobs.float(),
-        ref_logprobs.float(),
-        scores.float(),
-        response_mask,
+        as_floats(logprobs),
+        as_floats(ref_logprobs),
+        as_floats(scores),
+        response_mask.contiguous(),
         beta,
         estimator,
-        None if kl is None else kl.float(),
-        None if token_scores is None else token_scores.float(),
+        None if kl is None else as_floats(kl),
+        None if token_scores is None else as_floats(token_scores),
     )
     return rewards, used
+
+
+def check_rewards(
+    op: str,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    response_mask: Tensor,
+    kl: Tensor | None,
+    token_scores: Tensor | None,
+) -> None:
+    """Raises ValueError unless the tensors are what `kl_rewards` takes; `op` is who asks."""
+    optional = {"kl": kl, "token_scores": token_scores}
+    given = {name: one for name, one in optional.items() if one is not None}
+    if logprobs.dim() != 2:
+        raise shape_error(op, "logprobs must be [B, T]", logprobs)
+    same_shape(op, logprobs, mask=response_mask, ref_logprobs=ref_logprobs, **given)
+    if scores.shape != logprobs.shape[:1] or scores.device != logprobs.device:
+        raise shape_error(op, f"scores must be [{logprobs.shape[0]}]", scores)
+
+
+def check_penalty(op: str, beta: float, estimator: str) -> None:
+    """Raises ValueError for an estimator that there is not, or a beta that is not finite."""
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"{op}: estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}")
+    finite(op, beta=beta)
 
 
 def _estimate(log_ratio: Tensor, estimator: str) -> Tensor:
@@ -116,4 +136,18 @@ def _probe(device: torch.device) -> tuple[object, ...]:
     return zeros, zeros, torch.zeros(2, device=device), mask, 0.1, "k1", None, None
 
 
+def _triton_supports(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    response_mask: Tensor,
+    beta: float,
+    estimator: str,
+    kl: Tensor | None,
+    token_scores: Tensor | None,
+) -> str | None:
+    return triton.refuse(logprobs, ref_logprobs, scores, kl, token_scores)
+
+
 registry.define("kl_rewards", _reference, _probe)
+triton.register("kl_rewards", _triton_supports)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, same_shape
+from fairlead_kernels import triton
+from fairlead_kernels._checks import as_floats, finite, same_shape
 from fairlead_kernels.dispatch import registry
 
 __all__ = ["PolicyLossMetrics", "ValueLossMetrics", "ppo_policy_loss", "ppo_value_loss"]
@@ -60,8 +61,10 @@ def ppo_policy_loss(
 
     Schulman et al. 2017 (arXiv 1707.06347), equation 7. A sum, so that the caller divides by the
     weight of the whole optimizer batch (fidelity item 22). Positions outside the mask have no
-    influence on a value or a gradient, NaN included (item 20). The gradient goes to `logprobs`
-    alone.
+    influence on a value or a gradient, NaN included (item 20); a NaN inside makes the sums NaN.
+    The gradient goes to `logprobs` alone: where both terms are equal, half through each, as
+    torch's maximum has it. `cpp` and `triton` form it in the pass that sums, and have no second
+    derivative; their sums are the same in every bit from run to run and for any number of threads.
 
     Args:
         logprobs: Any shape, floating: the policy's now.
@@ -85,10 +88,10 @@ def ppo_policy_loss(
     loss, weight, metrics = registry.call(
         "ppo_policy_loss",
         impl,
-        logprobs.float(),
-        old_logprobs.detach().float(),
-        advantages.detach().float(),
-        mask,
+        as_floats(logprobs),
+        as_floats(old_logprobs.detach()),
+        as_floats(advantages.detach()),
+        mask.contiguous(),
         clip,
     )
     return loss, weight, metrics
@@ -106,7 +109,7 @@ def ppo_value_loss(
 
     openai/lm-human-preferences, `train_policy.py`. A sum, as `ppo_policy_loss` is. Positions
     outside the mask have no influence on a value or a gradient, NaN included (fidelity item 20).
-    The gradient goes to `values` alone.
+    The gradient goes to `values` alone. NaN inside, ties, second derivatives and sums are as there.
 
     Args:
         values: Any shape, floating: the value model's now.
@@ -128,10 +131,10 @@ def ppo_value_loss(
     loss, weight, metrics = registry.call(
         "ppo_value_loss",
         impl,
-        values.float(),
-        old_values.detach().float(),
-        returns.detach().float(),
-        mask,
+        as_floats(values),
+        as_floats(old_values.detach()),
+        as_floats(returns.detach()),
+        mask.contiguous(),
         clip,
     )
     return loss, weight, metrics
@@ -180,5 +183,11 @@ def _probe(device: torch.device) -> tuple[object, ...]:
     return zeros, zeros, zeros, torch.ones(2, 4, dtype=torch.bool, device=device), 0.2
 
 
+def _triton_supports(first: Tensor, second: Tensor, third: Tensor, *_others: object) -> str | None:
+    return triton.refuse(first, second, third, gradient=True)
+
+
 registry.define("ppo_policy_loss", _policy_reference, _probe)
 registry.define("ppo_value_loss", _value_reference, _probe)
+triton.register("ppo_policy_loss", _triton_supports, "ppo_loss:policy")
+triton.register("ppo_value_loss", _triton_supports, "ppo_loss:value")

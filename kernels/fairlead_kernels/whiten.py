@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, same_shape
+from fairlead_kernels import triton
+from fairlead_kernels._checks import as_floats, finite, same_shape
 from fairlead_kernels.dispatch import registry
 
 __all__ = ["whiten"]
@@ -17,7 +18,10 @@ def whiten(
     """`(x - mean) * rsqrt(var + eps)` with the moments of the masked-in positions.
 
     The variance is biased. openai/lm-human-preferences, `utils/core.py`; fidelity item 19 for
-    advantages and item 18 for rewards, whose mean is kept.
+    advantages and item 18 for rewards, whose mean is kept. A NaN or an infinity at a masked-in
+    position makes every masked-in position NaN. The result is the same in every bit from run to
+    run, whatever the number of threads; the reference's own follows torch's sums. Only the
+    reference has a gradient.
 
     Args:
         x: Any shape, floating.
@@ -37,7 +41,7 @@ def whiten(
     finite("whiten", eps=eps)
     if eps < 0:
         raise ValueError(f"whiten: eps must not be negative, got {eps}")
-    result: Tensor = registry.call("whiten", impl, x.float(), mask, shift_mean, eps)
+    result: Tensor = registry.call("whiten", impl, as_floats(x), mask.contiguous(), shift_mean, eps)
     return result
 
 
@@ -58,4 +62,9 @@ def _probe(device: torch.device) -> tuple[object, ...]:
     return torch.zeros(2, 4, device=device), mask, True, 1e-8
 
 
+def _triton_supports(x: Tensor, *_others: object) -> str | None:
+    return triton.refuse(x)
+
+
 registry.define("whiten", _reference, _probe)
+triton.register("whiten", _triton_supports)

@@ -2,11 +2,20 @@
 #pragma once
 
 #include "fairlead/gae.h"
+#include "fairlead/kl_gae_whiten.h"
+#include "fairlead/kl_rewards.h"
+#include "fairlead/ppo_loss.h"
+#include "fairlead/whiten.h"
 
 namespace fairlead {
 
 struct CpuKernels {
     void (*gae)(const GaeArguments&);
+    void (*kl_rewards)(const KlRewardsArguments&);
+    void (*whiten)(const WhitenArguments&);
+    void (*kl_gae_whiten)(const KlGaeWhitenArguments&);
+    void (*ppo_policy_loss)(const PolicyLossArguments&);
+    void (*ppo_value_loss)(const ValueLossArguments&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this

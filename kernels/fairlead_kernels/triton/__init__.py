@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairlead_kernels.dispatch import OWN, registry
 
-__all__ = ["INTERPRETED", "register", "runs_on"]
+__all__ = ["INTERPRETED", "refuse", "register", "runs_on"]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Whether triton interprets its kernels; it reads the variable once, as this does."""
@@ -38,6 +39,23 @@ def runs_on(device: torch.device) -> str | None:
     if device.type == wanted:
         return None
     return f"it runs on {wanted} tensors here, these are on {device}"
+
+
+def refuse(*tensors: Tensor | None, gradient: bool = False) -> str | None:
+    """Why a triton kernel does not take these tensors, or None.
+
+    Args:
+        *tensors: Its inputs; None for one that was left out.
+        gradient: Whether it has one.
+    """
+    given = [one for one in tensors if one is not None]
+    for one in given:
+        reason = runs_on(one.device)
+        if reason is not None:
+            return reason
+    if not gradient and torch.is_grad_enabled() and any(one.requires_grad for one in given):
+        return "it has no gradient, and an input requires one"
+    return None
 
 
 def register(op: str, supports: Callable[..., str | None], function: str = "") -> None:
