@@ -54,7 +54,8 @@ def _reference(x: Tensor, mask: Tensor, shift_mean: bool, eps: float) -> Tensor:
     mean, centred = mean + rest, torch.where(mask, centred - rest, 0.0)
     variance = centred.square().sum() / count
     result = centred * torch.rsqrt(variance + eps)
-    return result if shift_mean else torch.where(mask, result + mean, 0.0)
+    # Where the moments are NaN a product with 0 is too: positions outside are made zero last.
+    return torch.where(mask, result if shift_mean else result + mean, 0.0)
 
 
 def _probe(device: torch.device) -> tuple[object, ...]:

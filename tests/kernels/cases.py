@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+
+from fairlead_kernels import native, native_status
+from fairlead_kernels.triton import INTERPRETED
 
 ODD_ROWS = (1, 3, 127, 257)
 
@@ -23,3 +31,43 @@ def ragged(draw: st.DrawFn, max_rows: int = 40, max_width: int = 40) -> tuple[Te
     width = draw(st.integers(1, max_width))
     lengths = draw(st.lists(st.integers(0, width), min_size=1, max_size=max_rows))
     return prefix_mask(lengths, width), draw(st.integers(0, 2**16))
+
+
+needs_native = pytest.mark.skipif(
+    not native_status().available, reason=native_status().reason or "native module"
+)
+needs_interpreter = pytest.mark.skipif(
+    not INTERPRETED, reason="triton compiles here: tests/gpu has what runs on a device"
+)
+CPU_IMPLS = ["reference", pytest.param("cpp", marks=needs_native)]
+# On the CPU triton is interpreted, and slow: small inputs, and none drawn by the hundred.
+IMPLS = [*CPU_IMPLS, pytest.param("triton", marks=needs_interpreter)]
+
+
+class OneInstructionSet:
+    """The native module with its CPU kernels bound to one instruction set."""
+
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._module, name)
+        if not name.endswith("_cpu"):
+            return found
+        return partial(found, instruction_set=self._name)
+
+
+@pytest.fixture(params=["avx512", "avx2", "generic"])
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test once for each instruction set that this processor has."""
+    module, reason = native._load()
+    if module is None:
+        pytest.skip(reason)
+    address = torch.zeros(1).data_ptr()
+    try:
+        module.whiten_cpu(address, address, address, address, 0, True, 0.0, 1, request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(native, "_load", lambda: (OneInstructionSet(module, request.param), ""))
+    return request.param

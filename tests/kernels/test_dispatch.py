@@ -103,6 +103,7 @@ def test_the_listing_marks_one_automatic_choice_for_each_operation_and_device():
         "kl_rewards",
         "gae",
         "whiten",
+        "kl_gae_whiten",
         "ppo_policy_loss",
         "ppo_value_loss",
         "sample",

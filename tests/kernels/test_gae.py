@@ -3,18 +3,22 @@ import math
 
 import pytest
 import torch
-from cases import ODD_ROWS, normal, prefix_mask, ragged
+from cases import (
+    CPU_IMPLS,
+    IMPLS,
+    ODD_ROWS,
+    needs_interpreter,
+    needs_native,
+    normal,
+    prefix_mask,
+    ragged,
+)
 from hypothesis import given, settings
 from tolerances import assert_within_error_rule
 
-from fairlead_kernels import KernelError, gae, kl_rewards, native_status
+from fairlead_kernels import KernelError, gae, kl_rewards
 from fairlead_kernels.gae import _reference
 from fairlead_kernels.native.gae import _launch
-
-needs_native = pytest.mark.skipif(
-    not native_status().available, reason=native_status().reason or "native module"
-)
-IMPLS = ["reference", pytest.param("cpp", marks=needs_native)]
 
 
 def exact(rewards, values, mask, gamma, lam):
@@ -60,7 +64,7 @@ def test_defaults_are_lambda_095_and_no_discount():
     assert parameters["gamma"].default == 1.0
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", CPU_IMPLS)
 @settings(max_examples=60, deadline=None)
 @given(case=ragged())
 def test_positions_past_the_response_have_no_influence_and_are_zero(impl, case):
@@ -110,7 +114,7 @@ def test_every_instruction_set_has_the_bits_of_the_reference(instruction_set, ro
     assert torch.equal(out[1], reference[1])
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", CPU_IMPLS)
 @pytest.mark.parametrize("rows", ODD_ROWS)
 def test_error_rule_on_odd_shapes(impl, rows):
     width = 301
@@ -144,7 +148,33 @@ def test_non_contiguous_and_half_precision_inputs(impl):
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
 
 
+@needs_interpreter
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 2), (65, 17), (2, 1025)])
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 1.0), (1, 0)])
+def test_triton_keeps_the_error_rule_across_tiles(rows, width, gamma, lam):
+    """A tile has 1,024 positions: shapes of one row and several tiles, and of several rows each."""
+    mask = prefix_mask(torch.arange(rows) * 7 % (width + 1), width)
+    mask[-1] = True
+    rewards, values = (normal(rows, width, seed=i).masked_fill(~mask, math.nan) for i in (1, 2))
+    plain = _reference(rewards, values, mask, gamma, lam)
+    true = _reference(rewards.double(), values.double(), mask, gamma, lam)
+    ours = gae(rewards, values, mask, gamma, lam, impl="triton")
+    for a, b, c in zip(ours, plain, true, strict=True):
+        assert_within_error_rule(a, b, c)
+        assert not bool(a[~mask].any())
+
+
 @pytest.mark.parametrize("impl", IMPLS)
+def test_nan_and_infinity_inside_reach_what_comes_before_them_and_nothing_else(impl):
+    rewards = torch.tensor([[1.0, math.nan, 1.0], [1.0, 1.0, math.inf], [1.0, 1.0, 1.0]])
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    advantages, _ = gae(rewards, torch.zeros(3, 3), mask, lam=0.5, impl=impl)
+    assert advantages[0].isnan().tolist() == [True, True, False]
+    assert advantages[1].isinf().all()
+    assert advantages[2].isfinite().all()
+
+
+@pytest.mark.parametrize("impl", CPU_IMPLS)
 def test_rows_do_not_depend_on_their_neighbours(impl):
     """Fidelity item 33: bitwise, in any batch and order."""
     mask = prefix_mask(torch.arange(1, 38), 37)
@@ -173,11 +203,13 @@ def test_wrong_arguments_are_errors():
 
 
 @needs_native
-def test_cpp_refuses_inputs_that_need_a_gradient_and_auto_does_not_take_it():
+@needs_interpreter
+def test_kernels_refuse_inputs_that_need_a_gradient_and_auto_does_not_take_them():
     rewards = torch.zeros(1, 2, requires_grad=True)
     mask = prefix_mask([2], 2)
-    with pytest.raises(KernelError, match="no gradient"):
-        gae(rewards, torch.zeros(1, 2), mask, impl="cpp")
+    for impl in ("cpp", "triton"):
+        with pytest.raises(KernelError, match="no gradient"):
+            gae(rewards, torch.zeros(1, 2), mask, impl=impl)
     advantages, _ = gae(rewards, torch.zeros(1, 2), mask)
     advantages.sum().backward()
     # d(A_0 + A_1) / dr = 1, 1 + lambda.

@@ -85,22 +85,21 @@ _INPUTS["value"] = "values, Tensor old_values, Tensor returns, Tensor mask, floa
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: _Three) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[2])
+    _, sums, gradient = output
+    ctx.mark_non_differentiable(sums, gradient)
+    ctx.save_for_backward(gradient)
     ctx.formed = inputs[-1]
 
 
 def _backward(
-    ctx: Any, of_loss: Tensor | None, of_sums: Tensor | None, of_gradient: Tensor | None
-) -> tuple[Tensor | None, None, None, None, None, None]:
-    if of_sums is not None or of_gradient is not None:
-        raise RuntimeError(
-            "the clipped losses have one gradient, of the loss; use impl='reference' for a second"
-        )
-    if of_loss is None:
-        return None, None, None, None, None, None
+    ctx: Any, of_loss: Tensor, *_others: Tensor | None
+) -> tuple[Tensor, None, None, None, None, None]:
     if not ctx.formed:
         raise RuntimeError("the loss was computed with gradient=False")
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this kernel's loss has no second derivative (create_graph=True): use impl='reference'"
+        )
     (gradient,) = ctx.saved_tensors
     return of_loss * gradient, None, None, None, None, None
 
@@ -139,7 +138,7 @@ def _policy(
     loss, sums, _ = torch.ops.fairlead_kernels.ppo_policy_loss(
         logprobs, old_logprobs, advantages, mask, clip, wanted
     )
-    weight, *metrics = sums.detach().unbind()
+    weight, *metrics = sums.unbind()
     return loss, weight, PolicyLossMetrics(*metrics)
 
 
@@ -150,7 +149,7 @@ def _value(
     loss, sums, _ = torch.ops.fairlead_kernels.ppo_value_loss(
         values, old_values, returns, mask, clip, wanted
     )
-    weight, clipfrac = sums.detach().unbind()
+    weight, clipfrac = sums.unbind()
     return loss, weight, ValueLossMetrics(clipfrac)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fairlead.rollout import Credit, Rollout
-from fairlead_kernels import gae, kl_rewards, whiten
+from fairlead_kernels import gae, kl_gae_whiten, kl_rewards, whiten
 from fairlead_plugins.ppo.config import PpoConfig
 
 
@@ -33,27 +33,7 @@ class Ppo:
         scores = rollout.scores
         if cfg.score_clip is not None:
             scores = scores.clamp(-cfg.score_clip, cfg.score_clip)
-        # 1. Per token -beta * KL; the score once, at the last response token.
-        full = cfg.kl_estimator == "full"
-        if full and rollout.kl_full is None:
-            raise ValueError("kl_estimator=full needs a rollout with kl_full")
-        rewards, kl = kl_rewards(
-            rollout.logprobs,
-            rollout.ref_logprobs,
-            scores,
-            mask,
-            self.beta,
-            estimator="k1" if cfg.kl_estimator == "full" else cfg.kl_estimator,
-            kl=rollout.kl_full if full else None,
-            token_scores=rollout.token_scores,
-        )
-        if cfg.whiten_rewards:
-            rewards = whiten(rewards, mask, shift_mean=False)
-        # 2. GAE with V = 0 after the last response token.
-        advantages, returns = gae(rewards, rollout.values, mask, cfg.gamma_discount, cfg.lam)
-        # 3. Whitening, over the whole rollout; the returns keep the advantages as they were.
-        if cfg.whiten_advantages == "rollout":
-            advantages = whiten(advantages, mask)
+        rewards, kl, advantages, returns = self._credit(rollout, scores)
         penalty = torch.where(mask, kl, 0.0).sum(1)
         metrics = {
             "objective/non_score_reward": float(-self.beta * penalty.mean()),
@@ -61,6 +41,30 @@ class Ppo:
         }
         self._adapt(rollout)
         return Credit(rewards, advantages, returns, metrics)
+
+    def _credit(self, rollout: Rollout, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return rewards, the divergence they hold, advantages and returns."""
+        cfg, mask = self.config, rollout.response_mask
+        full = cfg.kl_estimator == "full"
+        if full and rollout.kl_full is None:
+            raise ValueError("kl_estimator=full needs a rollout with kl_full")
+        inputs = rollout.logprobs, rollout.ref_logprobs, scores
+        estimator = "k1" if full else cfg.kl_estimator
+        penalty = estimator, rollout.kl_full if full else None, rollout.token_scores
+        if cfg.whiten_advantages == "rollout" and not cfg.whiten_rewards:
+            # The three steps below as one operation, which a test holds equal to them.
+            gamma, lam = cfg.gamma_discount, cfg.lam
+            return kl_gae_whiten(*inputs, rollout.values, mask, self.beta, gamma, lam, *penalty)
+        # 1. Per token -beta * KL; the score once, at the last response token.
+        rewards, kl = kl_rewards(*inputs, mask, self.beta, *penalty)
+        if cfg.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        # 2. GAE with V = 0 after the last response token.
+        advantages, returns = gae(rewards, rollout.values, mask, cfg.gamma_discount, cfg.lam)
+        # 3. Whitening, over the whole rollout; the returns keep the advantages as they were.
+        if cfg.whiten_advantages == "rollout":
+            advantages = whiten(advantages, mask)
+        return rewards, kl, advantages, returns
 
     def minibatch_advantages(self, advantages: Tensor, response_mask: Tensor) -> Tensor:
         """Whiten by minibatch, where that is asked for (fidelity item 19)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairlead.components import PolicyBatch, ValueBatch
 from fairlead.rollout import Rollout
+from fairlead_kernels import whiten
 from fairlead_plugins.ppo.algorithm import Ppo
 from fairlead_plugins.ppo.config import (
     AdaptiveKl,
@@ -256,7 +257,10 @@ def spoil(rollout: Rollout) -> Rollout:
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
 @pytest.mark.parametrize("whitening", ["rollout", "minibatch", "off"])
-def test_nan_beyond_the_response_has_no_influence(estimator: str, whitening: str) -> None:
+@pytest.mark.parametrize("whiten_rewards", [True, False])
+def test_nan_beyond_the_response_has_no_influence(
+    estimator: str, whitening: str, whiten_rewards: bool
+) -> None:
     """Fidelity item 20."""
     rollout = hand_rollout(
         [3, 1, 2],
@@ -268,7 +272,7 @@ def test_nan_beyond_the_response_has_no_influence(estimator: str, whitening: str
     settings = {
         "kl_estimator": estimator,
         "whiten_advantages": whitening,
-        "whiten_rewards": True,
+        "whiten_rewards": whiten_rewards,
         "kl_coefficient": 0.5,
         "adaptive_kl": AdaptiveKl(horizon=30.0),
     }
@@ -284,6 +288,28 @@ def test_nan_beyond_the_response_has_no_influence(estimator: str, whitening: str
     expected = clean.minibatch_advantages(one.advantages, mask)
     found = spoilt.minibatch_advantages(nan_rows, mask)
     assert torch.equal(found[mask], expected[mask])
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
+def test_in_one_operation_or_in_three_the_credit_has_the_same_bits(estimator: str) -> None:
+    """Fidelity item 19: whitening over the rollout takes the fused path, without it the other."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = [5, 1, 40, 17]
+    rows = [torch.randn(4, 40, generator=generator) for _ in range(5)]
+    rollout = hand_rollout(lengths, [2.0, 1.0, -1.0, 0.5]).replace(
+        logprobs=rows[0],
+        ref_logprobs=rows[1],
+        values=rows[2],
+        kl_full=rows[3],
+        token_scores=rows[4],
+    )
+    settings = {"kl_estimator": estimator, "kl_coefficient": 0.5, "gamma_discount": 0.99}
+    one = ppo(**settings).assign_credit(rollout)
+    three = ppo(**settings, whiten_advantages="off").assign_credit(rollout)
+    assert torch.equal(one.rewards, three.rewards)
+    assert torch.equal(one.returns, three.returns)
+    assert torch.equal(one.advantages, whiten(three.advantages, rollout.response_mask))
+    assert one.metrics == three.metrics
 
 
 @pytest.mark.parametrize("bonus", [0.0, 0.1])
