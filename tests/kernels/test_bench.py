@@ -1,5 +1,6 @@
 import ctypes
 import math
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from fairlead_kernels.bench import Benchmark, Case, run, workloads
+from fairlead_kernels.bench.cases import _ALL
 from fairlead_kernels.bench.draws import EDGE
 from fairlead_kernels.bench.judge import exact_outputs, judge_for, measure_error
 from fairlead_kernels.bench.machine import Machine, provenance
@@ -30,6 +32,8 @@ SHAPES = {
     ("B", "H", "Hkv", "S", "D"): (5, 4, 2, 9, 8),
 }
 ALL = [pytest.param(one, id=f"{one.op} {one.name}") for one in workloads()]
+# With those that wait for their operation: plain torch and float64 need none.
+EVERY = [pytest.param(one, id=f"{one.op} {one.name}") for one in _ALL]
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +108,7 @@ def test_inputs_are_the_same_again_and_eager_runs_on_them(workload):
         workload.timed(workload.eager, one)()
 
 
-@pytest.mark.parametrize("workload", [one for one in ALL if one.values[0].split])
+@pytest.mark.parametrize("workload", [one for one in EVERY if one.values[0].split])
 def test_float64_results_formed_in_parts_are_those_of_the_whole(workload, monkeypatch):
     inputs = make(workload)
     whole = exact_outputs(workload, inputs)
@@ -380,17 +384,25 @@ def test_uniform_numbers_are_right_to_the_bit():
 # --- the clock and memory -----------------------------------------------------------------------
 
 
-def test_calls_are_timed_in_turns():
+def test_calls_are_timed_in_turns_of_changing_order():
     order = []
-    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    found = measure(calls, CPU, seconds=1e-6)
-    assert all(len(samples.seconds) >= 3 for samples in found.values())
-    turns = "".join(order).replace("aa", "a")
-    while "aa" in turns or "bb" in turns:
-        turns = turns.replace("aa", "a").replace("bb", "b")
-    # Warm-up and planning of each, then at least three turns.
-    assert len(turns) >= 6
+
+    def slow(name):
+        order.append(name)
+        time.sleep(0.012)  # longer than a turn: one sample in each
+
+    found = measure({"a": partial(slow, "a"), "b": partial(slow, "b")}, CPU, seconds=1e-6)
+    # Warm-up, a look at how long each takes, and the fewest turns, three.
+    assert "".join(order) == "ab" + "ab" + "abbaab"
+    assert all(len(samples.seconds) == 3 for samples in found.values())
+    assert all(seconds >= 0.012 for seconds in found["a"].seconds)
     assert measure({}, CPU) == {}
+
+
+def test_a_quick_call_is_timed_many_at_a_time():
+    count = []
+    found = measure({"": lambda: count.append(1)}, CPU, seconds=1e-6)
+    assert len(count) > 10 * len(found[""].seconds) > 0
 
 
 def test_quantiles_by_hand():
@@ -594,15 +606,11 @@ def test_a_shape_that_is_none_is_refused():
         assert one.refuse((2, 6, 3, 8, 8)) is None
 
 
-def test_workloads_that_wait_for_their_operation_are_whole():
-    """Operations that this version does not have yet: eager, float64 and the cost all run."""
-    from fairlead_kernels.bench.cases import _ALL
-
-    for workload in _ALL:
-        assert isinstance(workload, Workload)
-        inputs = make(workload)
-        assert workload.cost(inputs).bytes > 0
-        if workload.op not in ("sample", "philox_uniform"):
-            plain = workload.plain or workload.eager
-            verdict = judge_for(replace(workload, spoil=None), inputs)(plain)
-            assert verdict.problems == ()
+@pytest.mark.parametrize("workload", EVERY)
+def test_plain_torch_is_right_by_its_own_rule(workload):
+    inputs = make(workload)
+    assert isinstance(workload, Workload)
+    assert workload.cost(inputs).bytes > 0
+    if workload.op not in ("sample", "philox_uniform"):
+        judge = judge_for(replace(workload, spoil=None), inputs)
+        assert judge(workload.plain or workload.eager).problems == ()
