@@ -2,11 +2,14 @@
 #include "fairlead/cpu.h"
 #include "simd.inl"
 //
+#include "math.inl"
+//
+#include "decode_attention.inl"
 #include "gae.inl"
 
 namespace fairlead::FAIRLEAD_ISA {
 
 extern const CpuKernels kernels;
-const CpuKernels kernels = {gae};
+const CpuKernels kernels = {gae, decode_attention};
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -5,6 +5,7 @@ one that runs here on the given inputs; `list_implementations` says which that i
 are written `[B, T]`: B sequences, T response positions.
 """
 
+from fairlead_kernels.decode_attention import decode_attention
 from fairlead_kernels.dispatch import (
     ImplementationRow,
     KernelError,
@@ -31,6 +32,7 @@ __all__ = [
     "NativeStatus",
     "PolicyLossMetrics",
     "ValueLossMetrics",
+    "decode_attention",
     "gae",
     "kl_rewards",
     "list_implementations",
@@ -45,4 +47,5 @@ __all__ = [
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
+import fairlead_kernels.native.decode_attention  # noqa: F401
 import fairlead_kernels.native.gae  # noqa: F401

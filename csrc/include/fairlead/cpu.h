@@ -1,12 +1,14 @@
 // The CPU kernels as a table of functions, one table an instruction set, picked at run time.
 #pragma once
 
+#include "fairlead/decode_attention.h"
 #include "fairlead/gae.h"
 
 namespace fairlead {
 
 struct CpuKernels {
     void (*gae)(const GaeArguments&);
+    void (*decode_attention)(const DecodeAttentionArguments&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this
