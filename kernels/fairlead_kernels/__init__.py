@@ -25,6 +25,7 @@ from fairlead_kernels.ppo_loss import (
 from fairlead_kernels.sample import sample
 from fairlead_kernels.token_logprobs import token_logprobs
 from fairlead_kernels.whiten import whiten
+from fairlead_kernels.xformers_attention import xformers_missing
 
 __all__ = [
     "ImplementationRow",
@@ -44,8 +45,9 @@ __all__ = [
     "sample",
     "token_logprobs",
     "whiten",
+    "xformers_missing",
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
-import fairlead_kernels.native.decode_attention  # noqa: F401
+import fairlead_kernels.native.decode_attention
 import fairlead_kernels.native.gae  # noqa: F401

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fairlead_kernels._checks import finite, shape_error
 from fairlead_kernels.dispatch import registry
+from fairlead_kernels.triton import INTERPRETED, register, runs_on
 
 __all__ = ["decode_attention"]
 
@@ -32,10 +33,12 @@ def decode_attention(
 
     Positions past the length are without influence, NaN included (fidelity item 33). A row of
     length 0 gives zeros. All arithmetic is float32; only the result is rounded to the query's
-    dtype. A result depends on its own row alone, bit for bit: not on the other rows, not on S, not
-    on the number of threads. A NaN in a query, or in a key that counts, makes the whole of that
-    head's output NaN, and so does a score of +inf; a NaN or inf in a value that counts makes that
-    component NaN or inf, and an inf whose weight is 0 makes it NaN, as in torch.
+    dtype. With `cpp` and `triton` a result depends on its own row alone, bit for bit: not on the
+    other rows, not on S, not on the layout, not on the number of threads.
+
+    A NaN in a query, or in a key that counts, makes the whole of that head's output NaN, and so
+    does a score of +inf; a NaN in a value that counts makes that component NaN, and an inf makes it
+    inf or NaN.
 
     The cache may be a view of a larger one, in any layout whose last dimension is contiguous; the
     query likewise. There is no gradient.
@@ -114,14 +117,15 @@ def _reference(
     dtype = torch.promote_types(query.dtype, torch.float32)
     counts = (torch.arange(keys.shape[2], device=keys.device) < lengths[:, None])[:, None, :]
     # [B, Hkv, group, S]: the heads of a group share keys and values, which are not repeated.
-    grouped = query.to(dtype).view(batch, keys.shape[1], -1, dim) * scale
+    group = heads // keys.shape[1]
+    grouped = query.to(dtype).reshape(batch, keys.shape[1], group, dim) * scale
     scores = grouped @ keys.to(dtype).transpose(2, 3)
     scores = scores.masked_fill(~counts[:, :, None], -math.inf)
     # 0 * NaN is NaN: what does not count leaves the product, not just the weights.
     masked = values.to(dtype).masked_fill(~counts[..., None], 0.0)
     out = scores.softmax(-1) @ masked
     empty = (lengths <= 0).view(-1, 1, 1)
-    return out.view(batch, heads, dim).masked_fill(empty, 0.0).to(query.dtype)
+    return out.reshape(batch, heads, dim).masked_fill(empty, 0.0).to(query.dtype)
 
 
 def _probe(device: torch.device) -> tuple[object, ...]:
@@ -131,3 +135,16 @@ def _probe(device: torch.device) -> tuple[object, ...]:
 
 
 registry.define(_OP, _reference, _probe)
+
+
+def _triton_supports(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float
+) -> str | None:
+    if query.dtype != keys.dtype:
+        return f"it takes a query of the cache's dtype {keys.dtype}, this is {query.dtype}"
+    if INTERPRETED and query.dtype == torch.bfloat16:
+        return "triton's interpreter neither multiplies matrices of bfloat16 nor rounds to it"
+    return runs_on(query.device)
+
+
+register(_OP, _triton_supports)

@@ -35,7 +35,8 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> str 
 def _supports(
     device: str, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float
 ) -> str | None:
-    return native.refuse(device, query, keys, values) or _check(query, keys, values, lengths)
+    # The public function has checked the rest; `_launch` does again.
+    return native.refuse(device, query, keys, values)
 
 
 def _launch(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float) -> Tensor:
