@@ -32,6 +32,7 @@ inline void check_cuda(const char* error) {
     if (error != nullptr) throw std::runtime_error(std::string("CUDA: ") + error);
 }
 
+void bind_decode_attention(py::module_& module);
 void bind_gae(py::module_& module);
 void bind_kl_rewards(py::module_& module);
 void bind_whiten(py::module_& module);

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_native, module) {
     module.attr("compiler") = FAIRLEAD_COMPILER;
     module.attr("cuda_architectures") = FAIRLEAD_CUDA_ARCHITECTURES;
     module.def("cpu_instruction_set", &fairlead::cpu_instruction_set);
+    fairlead::bindings::bind_decode_attention(module);
     fairlead::bindings::bind_gae(module);
     fairlead::bindings::bind_kl_rewards(module);
     fairlead::bindings::bind_whiten(module);

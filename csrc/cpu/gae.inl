@@ -7,37 +7,6 @@
 namespace fairlead::FAIRLEAD_ISA {
 namespace {
 
-#if FAIRLEAD_WIDTH == 16
-#define FAIRLEAD_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define FAIRLEAD_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif FAIRLEAD_WIDTH == 8
-#define FAIRLEAD_LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define FAIRLEAD_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define FAIRLEAD_LOW 0, 4, 1, 5
-#define FAIRLEAD_HIGH 2, 6, 3, 7
-#endif
-
-#ifdef __clang__
-inline Floats interleave_low(Floats a, Floats b) {
-    return __builtin_shufflevector(a, b, FAIRLEAD_LOW);
-}
-inline Floats interleave_high(Floats a, Floats b) {
-    return __builtin_shufflevector(a, b, FAIRLEAD_HIGH);
-}
-#else
-inline Floats interleave_low(Floats a, Floats b) {
-    return __builtin_shuffle(a, b, Ints{FAIRLEAD_LOW});
-}
-inline Floats interleave_high(Floats a, Floats b) {
-    return __builtin_shuffle(a, b, Ints{FAIRLEAD_HIGH});
-}
-#endif
-#undef FAIRLEAD_LOW
-#undef FAIRLEAD_HIGH
-
-#define FAIRLEAD_UNROLL _Pragma("GCC unroll 16")
-
 inline void shuffle(const Floats (&from)[kWidth], Floats (&to)[kWidth]) {
     FAIRLEAD_UNROLL for (int i = 0; i < kWidth / 2; ++i) {
         to[2 * i] = interleave_low(from[i], from[i + kWidth / 2]);

@@ -6,6 +6,7 @@
 //
 #include "sums.inl"
 //
+#include "decode_attention.inl"
 #include "gae.inl"
 #include "kl_rewards.inl"
 #include "ppo_loss.inl"
@@ -16,7 +17,8 @@
 namespace fairlead::FAIRLEAD_ISA {
 
 extern const CpuKernels kernels;
-const CpuKernels kernels = {gae,           kl_rewards,      whiten,
-                            kl_gae_whiten, ppo_policy_loss, ppo_value_loss};
+const CpuKernels kernels = {
+    gae, kl_rewards, whiten, kl_gae_whiten, ppo_policy_loss, ppo_value_loss, decode_attention,
+};
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -25,7 +25,7 @@ struct Totals {
 };
 
 // The larger one, NaN where either is.
-inline Floats larger(Floats a, Floats b) {
+inline Floats larger_or_nan(Floats a, Floats b) {
     const Floats ordered = a < b ? b : a;
     return b == b ? ordered : b;
 }
@@ -75,7 +75,7 @@ void ppo_policy_loss(const PolicyLossArguments& a) {
         const Floats free = loss_of_one * ratio;
         const Floats clipped = loss_of_one * clipped_ratio;
         const Floats counted = inside ? ratio : Floats{};
-        to.now[0] += larger(free, clipped);
+        to.now[0] += larger_or_nan(free, clipped);
         to.now[1] += ones(inside);
         to.now[2] += log_ratio * log_ratio;
         to.now[3] += ones(inside & (clipped > free));
@@ -114,7 +114,7 @@ void ppo_value_loss(const ValueLossArguments& a) {
             const Floats clipped_value = bounded > highest ? highest : bounded;
             const Floats clipped_distance = clipped_value - target;
             const Floats clipped = clipped_distance * clipped_distance;
-            error = larger(free, clipped);
+            error = larger_or_nan(free, clipped);
             passed = share(free, clipped) + (within ? share(clipped, free) : Floats{});
             to.now[2] += ones(inside & (clipped > free));
         }

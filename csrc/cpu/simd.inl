@@ -65,6 +65,38 @@ inline Floats fused(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// (a0, b0, a1, b1, ...), from the lower and from the upper half of both.
+#if FAIRLEAD_WIDTH == 16
+#define FAIRLEAD_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define FAIRLEAD_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif FAIRLEAD_WIDTH == 8
+#define FAIRLEAD_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define FAIRLEAD_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define FAIRLEAD_LOW 0, 4, 1, 5
+#define FAIRLEAD_HIGH 2, 6, 3, 7
+#endif
+
+#ifdef __clang__
+inline Floats interleave_low(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, FAIRLEAD_LOW);
+}
+inline Floats interleave_high(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, FAIRLEAD_HIGH);
+}
+#else
+inline Floats interleave_low(Floats a, Floats b) {
+    return __builtin_shuffle(a, b, Ints{FAIRLEAD_LOW});
+}
+inline Floats interleave_high(Floats a, Floats b) {
+    return __builtin_shuffle(a, b, Ints{FAIRLEAD_HIGH});
+}
+#endif
+#undef FAIRLEAD_LOW
+#undef FAIRLEAD_HIGH
+
+#define FAIRLEAD_UNROLL _Pragma("GCC unroll 16")
+
 // The mask is a prefix of the row: its length is where the first zero byte stands.
 inline std::int64_t prefix_length(const std::uint8_t* mask, std::int64_t cols) {
     const void* end = std::memchr(mask, 0, static_cast<std::size_t>(cols));

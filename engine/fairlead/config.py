@@ -176,6 +176,8 @@ class RunConfig(Config):
         precision: Of the forward passes. Trained weights and optimizer state stay float32;
             with ``bfloat16`` the trained models and the reference run under autocast, and
             reward models are held in bfloat16.
+        attention: Of the models' forward passes; ``auto`` is transformers' choice for each.
+            ``xformers`` needs the extra of that name and a GPU.
         threads: CPU threads torch may use; None leaves torch's own choice.
         heldout: Share of every data source kept out of all training, by user where known,
             else by prompt; one rule for all stages, so that no stage has seen what another
@@ -192,6 +194,7 @@ class RunConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "xformers"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     heldout: float = Field(default=0.05, ge=0.0, lt=1.0)
     data: dict[str, Any] = {}

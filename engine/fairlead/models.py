@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from fairlead.attention import XFORMERS
 from fairlead.errors import ConfigError, listing
 from fairlead.strategy import Strategy
 from fairlead_kernels import token_logprobs
@@ -226,7 +227,7 @@ def _packed_mask(model: Any, attention: Tensor | None) -> Tensor | None:
             f"{model.config.model_type!r} here attend to the last {window} only. Use rows of at "
             f"most {window} tokens, or no packing (packing, document_mask)."
         )
-    if model.config._attn_implementation == "sdpa":
+    if model.config._attn_implementation in ("sdpa", XFORMERS):
         return attention
     # Eager attention adds its mask: a boolean one would let everything through.
     added = torch.zeros(attention.shape, dtype=model.dtype, device=attention.device)

@@ -12,7 +12,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
+from fairlead.attention import use_xformers
 from fairlead.errors import ConfigError
+from fairlead_kernels import xformers_missing
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -41,12 +43,15 @@ class SingleDevice:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``float32`` or ``bfloat16`` (see `fairlead.config.RunConfig`).
+        attention: ``auto``, the model's own choice, or ``xformers``.
 
     Raises:
-        ConfigError: When a GPU is asked for and there is none.
+        ConfigError: When a GPU is asked for and there is none, or xformers, which needs one.
     """
 
-    def __init__(self, device: str = "auto", precision: str = "float32") -> None:
+    def __init__(
+        self, device: str = "auto", precision: str = "float32", attention: str = "auto"
+    ) -> None:
         available = torch.cuda.is_available()
         if device.startswith("cuda") and not available:
             raise ConfigError(
@@ -56,9 +61,21 @@ class SingleDevice:
         chosen = ("cuda" if available else "cpu") if device == "auto" else device
         self.device = torch.device(chosen)
         self.half = precision == "bfloat16"
+        self.xformers = attention == "xformers"
+        if self.xformers:
+            missing = xformers_missing()
+            if missing is None and self.device.type != "cuda":
+                missing = "this run is on the CPU, and xformers has no CPU path"
+            if missing is not None:
+                raise ConfigError(
+                    f"attention=xformers was asked for: {missing}. Use attention=auto, or what "
+                    "it needs."
+                )
 
     def place(self, model: ModuleT, *, trained: bool) -> ModuleT:
         """Trained models keep float32 weights; frozen ones are held in the run's precision."""
+        if self.xformers:
+            use_xformers(model)
         if not trained:
             model.requires_grad_(False).eval()
             if self.half:

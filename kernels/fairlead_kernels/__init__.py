@@ -5,6 +5,7 @@ one that runs here on the given inputs; `list_implementations` says which that i
 are written `[B, T]`: B sequences, T response positions.
 """
 
+from fairlead_kernels.decode_attention import decode_attention
 from fairlead_kernels.dispatch import (
     ImplementationRow,
     KernelError,
@@ -25,6 +26,7 @@ from fairlead_kernels.ppo_loss import (
 from fairlead_kernels.sample import sample
 from fairlead_kernels.token_logprobs import token_logprobs
 from fairlead_kernels.whiten import whiten
+from fairlead_kernels.xformers_attention import xformers_missing
 
 __all__ = [
     "ImplementationRow",
@@ -32,6 +34,7 @@ __all__ = [
     "NativeStatus",
     "PolicyLossMetrics",
     "ValueLossMetrics",
+    "decode_attention",
     "gae",
     "kl_gae_whiten",
     "kl_rewards",
@@ -44,9 +47,11 @@ __all__ = [
     "sample",
     "token_logprobs",
     "whiten",
+    "xformers_missing",
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
+import fairlead_kernels.native.decode_attention
 import fairlead_kernels.native.gae
 import fairlead_kernels.native.kl_gae_whiten
 import fairlead_kernels.native.kl_rewards

@@ -2,6 +2,19 @@ compiler: str
 cuda_architectures: str
 
 def cpu_instruction_set() -> str: ...
+def decode_attention_cpu(
+    query: int,
+    keys: int,
+    values: int,
+    lengths: int,
+    out: int,
+    shape: tuple[int, int, int, int, int],
+    strides: tuple[int, int, int, int, int, int, int, int],
+    scale: float,
+    cache_type: int,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> None: ...
 def gae_cpu(
     rewards: int,
     values: int,

@@ -101,6 +101,7 @@ def test_the_listing_marks_one_automatic_choice_for_each_operation_and_device():
     assert {row.op for row in rows} == {
         "token_logprobs",
         "kl_rewards",
+        "decode_attention",
         "gae",
         "whiten",
         "kl_gae_whiten",

@@ -1,6 +1,7 @@
 // The CPU kernels as a table of functions, one table an instruction set, picked at run time.
 #pragma once
 
+#include "fairlead/decode_attention.h"
 #include "fairlead/gae.h"
 #include "fairlead/kl_gae_whiten.h"
 #include "fairlead/kl_rewards.h"
@@ -16,6 +17,7 @@ struct CpuKernels {
     void (*kl_gae_whiten)(const KlGaeWhitenArguments&);
     void (*ppo_policy_loss)(const PolicyLossArguments&);
     void (*ppo_value_loss)(const ValueLossArguments&);
+    void (*decode_attention)(const DecodeAttentionArguments&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this

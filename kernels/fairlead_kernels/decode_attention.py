@@ -1,0 +1,150 @@
+"""Attention of one query a row against a preallocated key and value cache."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fairlead_kernels._checks import finite, shape_error
+from fairlead_kernels.dispatch import registry
+from fairlead_kernels.triton import INTERPRETED, register, runs_on
+
+__all__ = ["decode_attention"]
+
+_OP = "decode_attention"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def decode_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    scale: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention of one query a row over the first `lengths[b]` positions of its cache.
+
+    `out[b, h] = sum_s softmax_s(scale query[b, h] . keys[b, k, s]) values[b, k, s]`, s below
+    `lengths[b]`, k = h // (H / Hkv): multi-head, grouped-query and multi-query attention (Vaswani
+    et al. 2017, arXiv 1706.03762, equation 1; Ainslie et al. 2023, arXiv 2305.13245).
+
+    Positions past the length are without influence, NaN included (fidelity item 33). A row of
+    length 0 gives zeros. All arithmetic is float32; only the result is rounded to the query's
+    dtype. With `cpp` and `triton` a result depends on its own row alone, bit for bit: not on the
+    other rows, not on S, not on the layout, not on the number of threads.
+
+    A NaN in a query, or in a key that counts, makes the whole of that head's output NaN, and so
+    does a score of +inf; a NaN in a value that counts makes that component NaN, and an inf makes it
+    inf or NaN.
+
+    The cache may be a view of a larger one, in any layout whose last dimension is contiguous; the
+    query likewise. There is no gradient.
+
+    Args:
+        query: `[B, H, D]`, float32, bfloat16 or float16.
+        keys: `[B, Hkv, S, D]`, of one of these dtypes; H is a multiple of Hkv.
+        values: `[B, Hkv, S, D]`, of the keys' dtype.
+        lengths: `[B]`, int64, within 0..S. A length outside is an error on the CPU; on a GPU, where
+            looking would mean to wait for it, it is taken for the nearest within.
+        scale: What a score is multiplied by; None for 1 / sqrt(D).
+        impl: An implementation's name, or `auto`.
+
+    Returns:
+        `[B, H, D]`, contiguous, in the query's dtype.
+
+    Raises:
+        ValueError: A shape, dtype, stride or length that is not the above, a scale that is not
+            finite, or an input that requires a gradient while gradients are recorded.
+        KernelError: `impl` cannot run on these inputs.
+    """
+    _check(query, keys, values, lengths)
+    scale = 1 / math.sqrt(query.shape[2]) if scale is None else scale
+    finite(_OP, scale=scale)
+    result: Tensor = registry.call(_OP, impl, query, keys, values, lengths, scale)
+    return result
+
+
+def _check(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+    if query.dim() != 3 or query.dtype not in _DTYPES or query.shape[2] == 0:
+        raise shape_error(_OP, "query must be [B, H, D], float32, bfloat16 or float16", query)
+    batch, heads, dim = query.shape
+    if keys.dim() != 4 or keys.dtype not in _DTYPES or keys.shape[::3] != (batch, dim):
+        raise shape_error(
+            _OP, f"keys must be [{batch}, Hkv, S, {dim}], float32, bfloat16 or float16", keys
+        )
+    if values.shape != keys.shape or values.dtype != keys.dtype:
+        raise shape_error(_OP, f"values must be {tuple(keys.shape)} {keys.dtype}", values)
+    if keys.shape[1] == 0 or heads % keys.shape[1]:
+        raise shape_error(_OP, f"{heads} query heads are no multiple of the keys' heads", keys)
+    if lengths.shape != (batch,) or lengths.dtype != torch.int64:
+        raise shape_error(_OP, f"lengths must be [{batch}] int64", lengths)
+    if not query.device == keys.device == values.device == lengths.device:
+        raise ValueError(
+            f"{_OP}: query, keys, values and lengths must be on one device, got {query.device}, "
+            f"{keys.device}, {values.device} and {lengths.device}"
+        )
+    for name, one in (("query", query), ("keys", keys), ("values", values)):
+        if dim > 1 and one.stride(-1) != 1:
+            raise ValueError(
+                f"{_OP}: the last dimension of {name} must be contiguous, its stride is "
+                f"{one.stride(-1)}. Keep the cache in a layout where it is."
+            )
+        if one.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"{_OP}: {name} requires a gradient, and there is none. Call it under "
+                "torch.no_grad(), or detach it."
+            )
+
+
+def check_lengths(lengths: Tensor, positions: int) -> None:
+    """Raises ValueError for a length outside 0..positions, on the CPU."""
+    if lengths.device.type != "cpu" or lengths.numel() == 0:
+        return
+    least, most = int(lengths.min()), int(lengths.max())
+    if least < 0 or most > positions:
+        wrong = least if least < 0 else most
+        raise ValueError(f"{_OP}: lengths must be within 0..{positions}, one is {wrong}")
+
+
+def _reference(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float
+) -> Tensor:
+    check_lengths(lengths, keys.shape[2])
+    batch, heads, dim = query.shape
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    counts = (torch.arange(keys.shape[2], device=keys.device) < lengths[:, None])[:, None, :]
+    # [B, Hkv, group, S]: the heads of a group share keys and values, which are not repeated.
+    group = heads // keys.shape[1]
+    grouped = query.to(dtype).reshape(batch, keys.shape[1], group, dim) * scale
+    scores = grouped @ keys.to(dtype).transpose(2, 3)
+    scores = scores.masked_fill(~counts[:, :, None], -math.inf)
+    # 0 * NaN is NaN: what does not count leaves the product, not just the weights.
+    masked = values.to(dtype).masked_fill(~counts[..., None], 0.0)
+    out = scores.softmax(-1) @ masked
+    empty = (lengths <= 0).view(-1, 1, 1)
+    return out.reshape(batch, heads, dim).masked_fill(empty, 0.0).to(query.dtype)
+
+
+def _probe(device: torch.device) -> tuple[object, ...]:
+    cache = torch.zeros(2, 1, 4, 16, device=device)
+    lengths = torch.ones(2, dtype=torch.int64, device=device)
+    return torch.zeros(2, 2, 16, device=device), cache, cache, lengths, 0.25
+
+
+registry.define(_OP, _reference, _probe)
+
+
+def _triton_supports(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float
+) -> str | None:
+    if query.dtype != keys.dtype:
+        return f"it takes a query of the cache's dtype {keys.dtype}, this is {query.dtype}"
+    if INTERPRETED and query.dtype == torch.bfloat16:
+        return "triton's interpreter neither multiplies matrices of bfloat16 nor rounds to it"
+    return runs_on(query.device)
+
+
+register(_OP, _triton_supports)

@@ -1,0 +1,391 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import ODD_ROWS, normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import assert_within_error_rule
+
+from fairlead_kernels import KernelError, decode_attention, list_implementations, native_status
+from fairlead_kernels.decode_attention import _reference
+from fairlead_kernels.native.decode_attention import _launch
+from fairlead_kernels.triton import INTERPRETED
+
+needs_native = pytest.mark.skipif(
+    not native_status().available, reason=native_status().reason or "native module"
+)
+needs_interpreter = pytest.mark.skipif(
+    not INTERPRETED, reason="triton runs on CUDA here: tests/gpu tests it there"
+)
+CPP = pytest.param("cpp", marks=needs_native)
+TRITON = pytest.param("triton", marks=needs_interpreter)
+IMPLS = ["reference", CPP, TRITON]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def case(rows, heads, kv_heads, positions, dim, dtype=torch.float32, seed=0):
+    """A query, a cache and ragged lengths, an empty and a full row among them."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(0, positions + 1, (rows,), generator=generator)
+    lengths[-1:] = positions
+    if rows > 1:
+        lengths[0] = 0
+    query = normal(rows, heads, dim, seed=seed + 1).to(dtype)
+    keys = normal(rows, kv_heads, positions, dim, seed=seed + 2).to(dtype)
+    values = normal(rows, kv_heads, positions, dim, seed=seed + 3).to(dtype)
+    return query, keys, values, lengths
+
+
+def assert_right(inputs, impl):
+    query, keys, values, lengths = inputs
+    scale = query.shape[2] ** -0.5
+    ours = decode_attention(*inputs, impl=impl)
+    assert ours.dtype == query.dtype
+    assert ours.is_contiguous()
+    exact = _reference(query.double(), keys.double(), values.double(), lengths, scale)
+    plain = _reference(*inputs, scale)
+    # Weighted values of both signs cancel: an ulp is one of the largest of them.
+    terms = torch.full_like(exact, float(values.abs().max()) if values.numel() else 0.0)
+    assert_within_error_rule(ours, plain, exact, terms)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_two_keys_by_hand(impl):
+    """Scores log 3 and 0 by scale 0.5: weights 3/4 and 1/4; the third position does not count.
+
+    0.75 [1, 2] + 0.25 [5, 10] = [2, 4].
+    """
+    query = torch.tensor([[[2.0, 0.0]]])
+    keys = torch.tensor([[[[math.log(3.0), 9.0], [0.0, -9.0], [7.0, 7.0]]]])
+    values = torch.tensor([[[[1.0, 2.0], [5.0, 10.0], [100.0, 100.0]]]])
+    out = decode_attention(query, keys, values, torch.tensor([2]), scale=0.5, impl=impl)
+    exact = torch.tensor([[[2.0, 4.0]]], dtype=torch.float64)
+    assert_within_error_rule(out, exact.float(), exact)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_each_query_head_reads_the_key_head_of_its_group(impl):
+    """Four query heads, two key heads: heads 0 and 1 read the first, 2 and 3 the second."""
+    values = torch.tensor([[[[1.0]], [[2.0]]]])
+    out = decode_attention(
+        torch.zeros(1, 4, 1), torch.zeros(1, 2, 1, 1), values, torch.tensor([1]), impl=impl
+    )
+    assert out.flatten().tolist() == [1.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("impl", ["reference", CPP])
+@pytest.mark.parametrize("rows", ODD_ROWS)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(2, 2, 64), (8, 1, 32), (6, 2, 33)])
+def test_error_rule_on_odd_shapes(impl, rows, heads, kv_heads, dim):
+    assert_right(case(rows, heads, kv_heads, 37, dim, seed=rows), impl)
+
+
+@pytest.mark.parametrize(
+    ("impl", "dtype"),
+    [
+        *[("reference", dtype) for dtype in DTYPES],
+        *[pytest.param("cpp", dtype, marks=needs_native) for dtype in DTYPES],
+        pytest.param("triton", torch.float32, marks=needs_interpreter),
+        pytest.param("triton", torch.float16, marks=needs_interpreter),
+    ],
+)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "positions", "dim"),
+    [(1, 1, 1, 1), (2, 2, 70, 80), (8, 1, 300, 5), (6, 2, 130, 128)],
+)
+def test_error_rule_in_every_dtype_and_grouping(impl, dtype, heads, kv_heads, positions, dim):
+    assert_right(case(3, heads, kv_heads, positions, dim, dtype), impl)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("positions", [1023, 1024, 1025, 3000])
+def test_long_rows_in_pieces(dtype, positions):
+    assert_right(case(3, 4, 2, positions, 24, dtype), "cpp")
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 100),
+    st.integers(1, 70),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**16),
+)
+@needs_native
+def test_cpp_keeps_the_error_rule_on_any_shape(rows, kv_heads, group, positions, dim, dtype, seed):
+    assert_right(case(rows, kv_heads * group, kv_heads, positions, dim, dtype, seed), "cpp")
+
+
+@needs_native
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "generic"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(2, 2, 64), (8, 2, 100), (3, 1, 7)])
+def test_every_instruction_set_is_right(instruction_set, dtype, heads, kv_heads, dim):
+    from fairlead_kernels import _native
+
+    query, keys, values, lengths = case(4, heads, kv_heads, 90, dim, dtype)
+    scale, kind = dim**-0.5, DTYPES.index(dtype)
+    plain, out = query.float(), torch.full(query.shape, math.nan)
+    addresses = [x.data_ptr() for x in (plain, keys, values, lengths, out)]
+    shape = (*query.shape[:2], *keys.shape[1:])
+    strides = (*plain.stride()[:2], *keys.stride()[:3], *values.stride()[:3])
+    try:
+        _native.decode_attention_cpu(*addresses, shape, strides, scale, kind, 1, instruction_set)
+    except ValueError as error:
+        pytest.skip(str(error))
+    exact = _reference(plain.double(), keys.double(), values.double(), lengths, scale)
+    terms = torch.full_like(exact, float(values.abs().max()))
+    assert_within_error_rule(out, _reference(plain, keys, values, lengths, scale), exact, terms)
+
+
+# Every kind of number, the subnormal ones too. NaN apart: they need not keep their payload.
+EVERY_HALF = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+
+
+@needs_native
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "generic"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_sixteen_bit_number_is_read_exactly(instruction_set, dtype):
+    """One position of weight 1: the output is the value itself."""
+    from fairlead_kernels import _native
+
+    values = EVERY_HALF.view(dtype).view(256, 1, 1, 256).contiguous()
+    keys, lengths = torch.zeros_like(values), torch.ones(256, dtype=torch.int64)
+    query, out = torch.zeros(256, 1, 256), torch.empty(256, 1, 256)
+    addresses = [x.data_ptr() for x in (query, keys, values, lengths, out)]
+    kind = DTYPES.index(dtype)
+    try:
+        _native.decode_attention_cpu(
+            *addresses, (256, 1, 1, 1, 256), (256, 256) * 4, 1.0, kind, 1, instruction_set
+        )
+    except ValueError as error:
+        pytest.skip(str(error))
+    torch.testing.assert_close(
+        out.flatten(), values.float().flatten(), rtol=0, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_positions_past_the_length_have_no_influence(impl, group, poison):
+    """Fidelity item 33: bitwise, whatever the cache holds there."""
+    query, keys, values, lengths = case(5, 2 * group, 2, 70, 20)
+    past = (torch.arange(70) >= lengths[:, None])[:, None, :, None]
+    dirty = keys.masked_fill(past, poison), values.masked_fill(past, poison)
+    clean = decode_attention(query, keys, values, lengths, impl=impl)
+    assert torch.equal(decode_attention(query, *dirty, lengths, impl=impl), clean)
+    assert not clean[0].any()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_nan_within_the_length_shows_in_its_head_alone(impl):
+    query, keys, values, _ = case(2, 4, 2, 40, 20)
+    lengths = torch.tensor([40, 40])
+    clean = decode_attention(query, keys, values, lengths, impl=impl)
+    keys[0, 1, 7, 3] = math.nan
+    values[1, 0, 9, 5] = math.nan
+    out = decode_attention(query, keys, values, lengths, impl=impl)
+    expected = clean.clone()
+    expected[0, 2:] = math.nan
+    expected[1, :2, 5] = math.nan
+    assert torch.equal(out.isnan(), expected.isnan())
+    assert torch.equal(out.nan_to_num(0), expected.nan_to_num(0))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_infinite_scores_are_as_in_torch(impl):
+    """-inf: no weight. All -inf, or one +inf: NaN."""
+    keys = torch.zeros(3, 1, 100, 2)
+    keys[0, 0, :99, 0] = -math.inf
+    keys[1, 0, :, 0] = -math.inf
+    keys[2, 0, 50, 0] = math.inf
+    values = torch.arange(200.0).view(1, 1, 100, 2).repeat(3, 1, 1, 1)
+    lengths, query = torch.tensor([100, 100, 100]), torch.tensor([1.0, 0.0]).expand(3, 1, 2)
+    out = decode_attention(query, keys, values, lengths, impl=impl)
+    assert out[0, 0].tolist() == [198.0, 199.0]
+    assert bool(out[1:].isnan().all())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_scores_far_apart_neither_overflow_nor_vanish(impl):
+    """The largest score comes first, in the middle or last: it alone has weight."""
+    for best in (0, 45, 99):
+        keys = torch.full((1, 1, 100, 1), -1e4)
+        keys[0, 0, best] = 1e4
+        values = torch.arange(100.0).view(1, 1, 100, 1)
+        out = decode_attention(torch.ones(1, 1, 1), keys, values, torch.tensor([100]), impl=impl)
+        assert out.item() == best
+
+
+@pytest.mark.parametrize("impl", [CPP, TRITON])
+@pytest.mark.parametrize(("positions", "group"), [(40, 1), (300, 4)])
+def test_a_result_depends_on_its_own_row_alone(impl, positions, group):
+    """Fidelity item 33: bitwise, in any batch and order, and in a cache of any size."""
+    query, keys, values, lengths = case(6, 2 * group, 2, positions, 16)
+    whole = decode_attention(query, keys, values, lengths, impl=impl)
+    order = torch.tensor([3, 1, 5])
+    part = decode_attention(query[order], keys[order], values[order], lengths[order], impl=impl)
+    assert torch.equal(whole[order], part)
+    wider = [F.pad(x, (0, 0, 0, 900)) for x in (keys, values)]
+    assert torch.equal(decode_attention(query, *wider, lengths, impl=impl), whole)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cpp_rows_do_not_depend_on_longer_ones(dtype):
+    """A short row has the same bits beside one of several pieces."""
+    query, keys, values, _ = case(3, 4, 2, 2500, 32, dtype)
+    lengths = torch.tensor([1024, 2500, 77])
+    whole = decode_attention(query, keys, values, lengths, impl="cpp")
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = decode_attention(query[one], keys[one], values[one], lengths[one], impl="cpp")
+        assert torch.equal(alone, whole[one])
+
+
+@needs_native
+def test_cpp_has_the_same_bits_on_any_number_of_threads():
+    inputs = case(7, 8, 2, 2100, 64)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(decode_attention(*inputs, impl="cpp"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_the_cache_may_be_a_view_in_another_layout(impl):
+    query, keys, values, lengths = case(3, 4, 2, 40, 24)
+    expected = decode_attention(query, keys, values, lengths, impl=impl)
+    # [rows, positions, key heads, 2 x dim], a part of a larger one.
+    large = torch.full((6, 50, 2, 48), math.nan)
+    large[::2, 5:45, :, :24] = keys.transpose(1, 2)
+    large[::2, 5:45, :, 24:] = values.transpose(1, 2)
+    wide_query = torch.full((3, 5, 30), math.nan)
+    wide_query[:, 1:, 3:27] = query
+    window = large[::2, 5:45].transpose(1, 2)
+    views = wide_query[:, 1:, 3:27], window[..., :24], window[..., 24:], lengths
+    assert_right(views, impl)
+    # One query and one cache for every row, without a copy of them.
+    same = [x[:1].expand(3, *x.shape[1:]) for x in (query, keys, values)]
+    assert_right((*same, lengths), impl)
+    if impl != "reference":
+        assert torch.equal(decode_attention(*views, impl=impl), expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", CPP])
+def test_a_float32_query_on_a_half_precision_cache_gives_float32(impl):
+    query, keys, values, lengths = case(3, 4, 2, 40, 24)
+    assert_right((query, keys.bfloat16(), values.bfloat16(), lengths), impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("rows", "heads", "positions"), [(0, 2, 5), (2, 2, 0), (2, 0, 5)])
+def test_empty_batch_empty_cache_and_no_heads(impl, rows, heads, positions):
+    query, cache = torch.ones(rows, heads, 8), torch.ones(rows, 1, positions, 8)
+    lengths = torch.zeros(rows, dtype=torch.int64)
+    out = decode_attention(query, cache, cache, lengths, impl=impl)
+    assert torch.equal(out, torch.zeros(rows, heads, 8))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("length", [-1, 6, 2**62])
+def test_a_length_outside_the_cache_is_an_error(impl, length):
+    cache = torch.zeros(2, 1, 5, 8)
+    with pytest.raises(ValueError, match=rf"within 0\.\.5.* {length}"):
+        decode_attention(torch.zeros(2, 1, 8), cache, cache, torch.tensor([3, length]), impl=impl)
+
+
+def test_wrong_arguments_are_errors():
+    query, cache, lengths = torch.zeros(2, 4, 8), torch.zeros(2, 2, 5, 8), torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="query must be"):
+        decode_attention(query[0], cache, cache, lengths)
+    with pytest.raises(ValueError, match="query must be"):
+        decode_attention(query.double(), cache, cache, lengths)
+    with pytest.raises(ValueError, match=r"keys must be \[2, Hkv, S, 8\]"):
+        decode_attention(query, cache[:1], cache, lengths)
+    with pytest.raises(ValueError, match="values must be"):
+        decode_attention(query, cache, cache.bfloat16(), lengths)
+    with pytest.raises(ValueError, match="no multiple"):
+        decode_attention(query[:, :3], cache, cache, lengths)
+    with pytest.raises(ValueError, match="lengths must be"):
+        decode_attention(query, cache, cache, lengths.int())
+    with pytest.raises(ValueError, match="last dimension of values"):
+        decode_attention(query, cache, cache.transpose(2, 3).contiguous().mT, lengths)
+    with pytest.raises(ValueError, match="scale"):
+        decode_attention(query, cache, cache, lengths, scale=math.nan)
+    with pytest.raises(ValueError, match="one device"):
+        decode_attention(query, cache.to("meta"), cache.to("meta"), lengths)
+
+
+def test_a_gradient_is_refused():
+    query = torch.zeros(1, 1, 8, requires_grad=True)
+    cache, lengths = torch.zeros(1, 1, 5, 8), torch.tensor([1])
+    with pytest.raises(ValueError, match=r"query requires a gradient.*no_grad"):
+        decode_attention(query, cache, cache, lengths)
+    with torch.no_grad():
+        decode_attention(query, cache, cache, lengths)
+
+
+@needs_native
+def test_no_address_leaves_python_unchecked():
+    query, cache, lengths = torch.zeros(2, 4, 8), torch.zeros(2, 2, 5, 8), torch.tensor([1, 2])
+    for wrong in (
+        (query.double(), cache, cache, lengths),
+        (query, cache[:1], cache, lengths),
+        (query, cache, cache[:, :, :4], lengths),
+        (query, cache, cache.half(), lengths),
+        (query[:, :3], cache, cache, lengths),
+        (query, cache, cache, lengths.int()),
+        (query, cache, cache, torch.arange(4)[::2]),
+        (query, cache.transpose(2, 3).contiguous().mT, cache, lengths),
+        (query, cache, cache, lengths + 4),
+    ):
+        with pytest.raises(ValueError, match="decode_attention"):
+            _launch(*wrong, 1.0)
+        with pytest.raises(ValueError, match="decode_attention"):
+            torch.ops.fairlead_kernels.decode_attention(*wrong, 1.0)
+
+
+@needs_native
+def test_auto_takes_cpp_and_a_refused_implementation_is_named():
+    rows = {r.impl: r for r in list_implementations() if r.op == "decode_attention"}
+    assert rows["cpp"].auto
+    query, keys, values, lengths = case(2, 2, 2, 5, 8)
+    with pytest.raises(KernelError, match=r"triton.*cache's dtype"):
+        decode_attention(query, keys.half(), values.half(), lengths, impl="triton")
+
+
+@needs_interpreter
+def test_the_interpreter_is_not_asked_for_bfloat16():
+    with pytest.raises(KernelError, match=r"interpreter.*bfloat16"):
+        decode_attention(*case(1, 1, 1, 5, 8, torch.bfloat16), impl="triton")
+
+
+@needs_native
+def test_the_torch_operation_passes_opcheck():
+    for rows, dtype in ((0, torch.float32), (3, torch.float32), (3, torch.bfloat16)):
+        inputs = case(rows, 4, 2, 20, 8, dtype)
+        torch.library.opcheck(torch.ops.fairlead_kernels.decode_attention.default, (*inputs, 0.25))
+
+
+@needs_native
+def test_torch_compile_goes_through_it():
+    inputs = case(3, 4, 2, 20, 8)
+
+    def step(query, keys, values, lengths):
+        return torch.ops.fairlead_kernels.decode_attention(query * 2, keys, values, lengths, 0.5)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*inputs), step(*inputs))
