@@ -2,11 +2,16 @@
 #include "fairlead/cpu.h"
 #include "simd.inl"
 //
+#include "math.inl"
+//
+#include "half.inl"
+//
 #include "gae.inl"
+#include "logprobs.inl"
 
 namespace fairlead::FAIRLEAD_ISA {
 
 extern const CpuKernels kernels;
-const CpuKernels kernels = {gae};
+const CpuKernels kernels = {gae, logprobs_forward, logprobs_backward};
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -13,6 +13,7 @@ from fairlead_kernels.dispatch import (
 )
 from fairlead_kernels.gae import gae
 from fairlead_kernels.kl_rewards import kl_rewards
+from fairlead_kernels.linear_logprobs import linear_logprobs
 from fairlead_kernels.native import NativeStatus, native_status
 from fairlead_kernels.philox import philox_uniform
 from fairlead_kernels.ppo_loss import (
@@ -33,6 +34,7 @@ __all__ = [
     "ValueLossMetrics",
     "gae",
     "kl_rewards",
+    "linear_logprobs",
     "list_implementations",
     "native_status",
     "philox_uniform",
@@ -45,4 +47,6 @@ __all__ = [
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
-import fairlead_kernels.native.gae  # noqa: F401
+import fairlead_kernels.native.gae
+import fairlead_kernels.native.linear_logprobs
+import fairlead_kernels.native.token_logprobs  # noqa: F401

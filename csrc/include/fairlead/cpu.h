@@ -2,11 +2,14 @@
 #pragma once
 
 #include "fairlead/gae.h"
+#include "fairlead/logprobs.h"
 
 namespace fairlead {
 
 struct CpuKernels {
     void (*gae)(const GaeArguments&);
+    void (*logprobs_forward)(const LogprobsForward&);
+    void (*logprobs_backward)(const LogprobsBackward&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this

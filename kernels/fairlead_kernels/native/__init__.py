@@ -20,7 +20,16 @@ from torch import Tensor
 
 from fairlead_kernels.dispatch import OWN, registry
 
-__all__ = ["NativeStatus", "call", "define", "library", "native_status", "refuse", "register"]
+__all__ = [
+    "NativeStatus",
+    "advise_huge_pages",
+    "call",
+    "define",
+    "library",
+    "native_status",
+    "refuse",
+    "register",
+]
 
 _MODULE = "fairlead_kernels._native"
 # setup.py leaves the reason here when it could not build the module.
@@ -143,6 +152,13 @@ def call(kernel: str, *args: Any) -> None:
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
         getattr(module, f"{kernel}_cuda")(*plain, device.index, stream)
+
+
+def advise_huge_pages(fresh: Tensor) -> None:
+    """Asks for huge pages under a large tensor on the CPU that nothing was written to yet."""
+    module, _ = _load()
+    if module is not None:
+        module.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
 
 
 def refuse(device: str, *tensors: Tensor | None, gradient: bool = False) -> str | None:
