@@ -47,14 +47,11 @@ void logprobs_backward_cpu(std::uintptr_t logits, std::uintptr_t labels, std::ui
                            std::uintptr_t grad_logits, std::int64_t grad_stride,
                            const py::tuple& block, int threads,
                            const std::string& instruction_set) {
-    const LogprobsBackward arguments = {logits_block(block, threads),
-                                        pointer<const void>(logits),
-                                        pointer<const std::int64_t>(labels),
-                                        pointer<const float>(stats),
-                                        pointer<const float>(grad_logprobs),
-                                        pointer<const float>(grad_entropy),
-                                        pointer<void>(grad_logits),
-                                        grad_stride};
+    const LogprobsBackward arguments = {
+        logits_block(block, threads),        pointer<const void>(logits),
+        pointer<const std::int64_t>(labels), pointer<const float>(stats),
+        pointer<const float>(grad_logprobs), pointer<const float>(grad_entropy),
+        pointer<void>(grad_logits),          grad_stride};
     const CpuKernels& chosen = kernels(instruction_set);
     check_labels(arguments.labels, arguments.block);
     py::gil_scoped_release release;

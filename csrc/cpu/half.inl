@@ -27,7 +27,8 @@ inline Halves narrow(Bfloat16, Floats x) {
 #if FAIRLEAD_WIDTH == 16
 inline Floats widen(Float16, Halves x) { return (Floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)x); }
 inline Halves narrow(Float16, Floats x) {
-    return (Halves)_mm512_maskz_cvtps_ph(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return (Halves)_mm512_maskz_cvtps_ph(0xffff, (__m512)x,
+                                         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #else
 inline Floats widen(Float16, Halves x) {

@@ -96,8 +96,10 @@ void add_block(Running& row, const T* x, std::int64_t count, double temperature)
         sum[0] += e;
         weighted[0] = fused(e, z, weighted[0]);
     }
-    row.sum += sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
-    row.weighted -= sum_lanes((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]));
+    for (int c = 0; c < kChains; ++c) {
+        row.sum += sum_lanes(sum[c]);
+        row.weighted -= sum_lanes(weighted[c]);
+    }
 }
 
 // The largest float that is at most log(vocabulary).

@@ -63,13 +63,13 @@ inline Floats exp(Floats x) {
     return exp_above(at_least(bounded, kExpZero));
 }
 
+// In double, so that the rounding is that of the lanes alone.
 inline double sum_lanes(Floats x) {
     float lanes[kWidth];
     std::memcpy(lanes, &x, sizeof(lanes));
-    for (int width = kWidth / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    }
-    return lanes[0];
+    double sums[4] = {lanes[0], lanes[1], lanes[2], lanes[3]};
+    for (int i = 4; i < kWidth; ++i) sums[i % 4] += lanes[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 inline float max_lanes(Floats x) {

@@ -134,7 +134,9 @@ def _reference(
     shifted, log_total, excluded = log_probabilities(logits, temperature)
     at_label = labels.unsqueeze(1)
     logprobs = (shifted.gather(1, at_label) - log_total).squeeze(1)
-    logprobs = logprobs.masked_fill(excluded.gather(1, at_label).squeeze(1), -math.inf)
+    # Under a largest logit of +inf everything else looks excluded: such a row is NaN.
+    out = excluded.gather(1, at_label).squeeze(1) & ~logprobs.isnan()
+    logprobs = logprobs.masked_fill(out, -math.inf)
     # Two sums of terms that are not negative: the entropy is at least 0 as it stands.
     probabilities = (shifted - log_total).exp().masked_fill(excluded, 0.0)
     entropy = log_total.squeeze(1) - (probabilities * shifted).sum(dim=-1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,13 +57,20 @@ class NativeStatus:
     reason: str = ""
 
 
-@lru_cache(maxsize=1)
-def _load() -> tuple[ModuleType | None, str]:
-    """The native module, or None and the error."""
+def _import() -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module(_MODULE), ""
     except ImportError as error:
         return None, str(error)
+
+
+# Not at the first call: torch.compile cannot trace an import.
+_LOADED = _import()
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The native module, or None and the error."""
+    return _LOADED
 
 
 def _build_report() -> str:
