@@ -38,5 +38,7 @@ void bind_kl_rewards(py::module_& module);
 void bind_whiten(py::module_& module);
 void bind_kl_gae_whiten(py::module_& module);
 void bind_ppo_loss(py::module_& module);
+void bind_logprobs(py::module_& module);
+void bind_memory(py::module_& module);
 
 }  // namespace fairlead::bindings

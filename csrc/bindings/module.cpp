@@ -12,4 +12,6 @@ PYBIND11_MODULE(_native, module) {
     fairlead::bindings::bind_whiten(module);
     fairlead::bindings::bind_kl_gae_whiten(module);
     fairlead::bindings::bind_ppo_loss(module);
+    fairlead::bindings::bind_logprobs(module);
+    fairlead::bindings::bind_memory(module);
 }

@@ -17,39 +17,6 @@ constexpr std::int64_t kPiece = 1024;
 // With 64 floats a head, 8 kB of keys: measured, twice as much took half again as long.
 constexpr std::int64_t kTile = 32;
 
-// 16-bit floats as they lie in memory.
-struct BFloat16 {
-    std::uint16_t bits;
-};
-struct Float16 {
-    std::uint16_t bits;
-};
-typedef std::uint16_t Shorts __attribute__((vector_size(2 * FAIRLEAD_WIDTH)));
-
-inline Shorts load_shorts(const void* source, std::int64_t count) {
-    Shorts result = {};
-    const auto bytes = 2 * static_cast<std::size_t>(count);
-    std::memcpy(&result, source, count < kWidth ? bytes : sizeof(Shorts));
-    return result;
-}
-
-inline Floats load(const BFloat16* source, std::int64_t count) {
-    return (Floats)(__builtin_convertvector(load_shorts(source, count), Ints) << 16);
-}
-
-inline Floats load(const Float16* source, std::int64_t count) {
-#if FAIRLEAD_WIDTH == 16
-    return (Floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)load_shorts(source, count));
-#else
-    const Ints bits = __builtin_convertvector(load_shorts(source, count), Ints);
-    // Exponent and fraction moved into place; the product adds the difference of the biases, and
-    // makes normal numbers of subnormal ones. Infinity and NaN keep the largest exponent.
-    const Floats scaled = (Floats)((bits & 0x7fff) << 13) * 0x1p112f;
-    const Ints special = ((bits & 0x7c00) == 0x7c00) & 0x7f800000;
-    return (Floats)((Ints)scaled | special | (bits & 0x8000) << 16);
-#endif
-}
-
 inline std::int64_t padded(std::int64_t dim) { return (dim + kWidth - 1) / kWidth * kWidth; }
 
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
@@ -346,7 +313,7 @@ void decode_attention(const DecodeAttentionArguments& arguments) {
         case CacheType::kFloat32:
             return attend_all<float>(arguments);
         case CacheType::kBFloat16:
-            return attend_all<BFloat16>(arguments);
+            return attend_all<Bfloat16>(arguments);
         case CacheType::kFloat16:
             return attend_all<Float16>(arguments);
     }

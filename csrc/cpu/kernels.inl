@@ -4,11 +4,13 @@
 //
 #include "math.inl"
 //
+#include "half.inl"
 #include "sums.inl"
 //
 #include "decode_attention.inl"
 #include "gae.inl"
 #include "kl_rewards.inl"
+#include "logprobs.inl"
 #include "ppo_loss.inl"
 #include "whiten.inl"
 //
@@ -18,7 +20,15 @@ namespace fairlead::FAIRLEAD_ISA {
 
 extern const CpuKernels kernels;
 const CpuKernels kernels = {
-    gae, kl_rewards, whiten, kl_gae_whiten, ppo_policy_loss, ppo_value_loss, decode_attention,
+    gae,
+    kl_rewards,
+    whiten,
+    kl_gae_whiten,
+    ppo_policy_loss,
+    ppo_value_loss,
+    decode_attention,
+    logprobs_forward,
+    logprobs_backward,
 };
 
 }  // namespace fairlead::FAIRLEAD_ISA

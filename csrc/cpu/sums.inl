@@ -4,7 +4,7 @@ namespace fairlead::FAIRLEAD_ISA {
 namespace {
 
 typedef std::uint8_t Bytes __attribute__((vector_size(FAIRLEAD_WIDTH)));
-typedef float Halves __attribute__((vector_size(2 * FAIRLEAD_WIDTH)));
+typedef float HalfFloats __attribute__((vector_size(2 * FAIRLEAD_WIDTH)));
 typedef double Doubles __attribute__((vector_size(4 * FAIRLEAD_WIDTH)));
 
 // All bits set where a byte of the mask is; nothing past `count` bytes is read. (GCC converts bytes
@@ -40,9 +40,9 @@ inline Doubles half_of(Floats x) {
 #else
 template <int Which>
 inline Doubles half_of(Floats x) {
-    Halves half;
-    const char* bytes = reinterpret_cast<const char*>(&x) + Which * sizeof(Halves);
-    std::memcpy(&half, bytes, sizeof(Halves));
+    HalfFloats half;
+    const char* bytes = reinterpret_cast<const char*>(&x) + Which * sizeof(HalfFloats);
+    std::memcpy(&half, bytes, sizeof(HalfFloats));
     return __builtin_convertvector(half, Doubles);
 }
 #endif

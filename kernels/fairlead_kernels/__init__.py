@@ -15,6 +15,7 @@ from fairlead_kernels.dispatch import (
 from fairlead_kernels.gae import gae
 from fairlead_kernels.kl_gae_whiten import kl_gae_whiten
 from fairlead_kernels.kl_rewards import kl_rewards
+from fairlead_kernels.linear_logprobs import linear_logprobs
 from fairlead_kernels.native import NativeStatus, native_status
 from fairlead_kernels.philox import philox_uniform
 from fairlead_kernels.ppo_loss import (
@@ -38,6 +39,7 @@ __all__ = [
     "gae",
     "kl_gae_whiten",
     "kl_rewards",
+    "linear_logprobs",
     "list_implementations",
     "native_status",
     "philox_uniform",
@@ -55,5 +57,7 @@ import fairlead_kernels.native.decode_attention
 import fairlead_kernels.native.gae
 import fairlead_kernels.native.kl_gae_whiten
 import fairlead_kernels.native.kl_rewards
+import fairlead_kernels.native.linear_logprobs
 import fairlead_kernels.native.ppo_loss
+import fairlead_kernels.native.token_logprobs
 import fairlead_kernels.native.whiten  # noqa: F401

@@ -170,3 +170,27 @@ def ppo_value_loss_cpu(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
+def advise_huge_pages(address: int, bytes: int) -> None: ...
+def logprobs_forward_cpu(
+    logits: int,
+    labels: int,
+    state: int,
+    logprobs: int,
+    entropy: int,
+    stats: int,
+    block: tuple[int, int, int, int, int, int, float],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> None: ...
+def logprobs_backward_cpu(
+    logits: int,
+    labels: int,
+    stats: int,
+    grad_logprobs: int,
+    grad_entropy: int,
+    grad_logits: int,
+    grad_stride: int,
+    block: tuple[int, int, int, int, int, int, float],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> None: ...

@@ -8,14 +8,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error, temperature_at_least
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["log_probabilities", "token_logprobs"]
+__all__ = ["largest_entropy", "log_probabilities", "takes", "token_logprobs"]
 
 
 def token_logprobs(
-    logits: Tensor, labels: Tensor, temperature: float = 1.0, impl: str = "auto"
+    logits: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    impl: str = "auto",
+    inplace_backward: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each label and entropy of each row, under logits over a temperature.
 
@@ -28,17 +33,30 @@ def token_logprobs(
     one logit of the row is finite. An excluded label has log-probability -inf and gives its row no
     gradient through it. A row with NaN, with +inf or without a finite logit gives NaN.
 
+    The native kernels read logits with any stride between rows; where the last dimension is not
+    contiguous they copy. They give a row whose two gradients are both zero a zero gradient, NaN in
+    its logits notwithstanding. A label outside [0, V) is an error on the CPU; on a GPU, where
+    looking would stall it, `triton` gives its row NaN.
+
     Args:
         logits: `[N, V]`, floating.
         labels: `[N]`, int64, in [0, V).
         temperature: Divides the logits; above 0.
         impl: An implementation's name, or `auto`.
+        inplace_backward: Lets the backward write the gradient over the logits, which saves their
+            size in memory. The logits are lost then, and so is whatever shares their memory. An
+            operation that kept them for its own backward, and a second backward through this one,
+            gets torch's error of a tensor "modified by an inplace operation". An implementation
+            that cannot (the reference; any under torch.compile) leaves them as they are.
 
     Returns:
         Log-probabilities `[N]` and entropies in nats `[N]`, float32.
 
     Raises:
-        ValueError: A shape, dtype or device that is not the above, or a temperature of 0 or less.
+        ValueError: A shape, dtype or device that is not the above, a temperature of 0 or less, or
+            `inplace_backward` with logits that must not be written over.
+        IndexError: On the CPU, a label that is not in the vocabulary (of the reference, torch's
+            RuntimeError).
         KernelError: `impl` cannot run on these inputs.
     """
     if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
@@ -50,8 +68,29 @@ def token_logprobs(
     ):
         raise shape_error("token_logprobs", f"labels must be int64 [{logits.shape[0]}]", labels)
     temperature_at_least("token_logprobs", temperature, zero_allowed=False)
-    logprobs, entropy = registry.call("token_logprobs", impl, logits, labels, temperature)
+    # Handed on only where it is set: a kernel that knows nothing of it serves everything else.
+    options = {"inplace_backward": True} if inplace_backward else {}
+    if inplace_backward and logits.requires_grad:
+        _check_may_be_overwritten(logits)
+    logprobs, entropy = registry.call(
+        "token_logprobs", impl, logits, labels, temperature, **options
+    )
     return logprobs, entropy
+
+
+def _check_may_be_overwritten(logits: Tensor) -> None:
+    owner = logits if logits._base is None else logits._base
+    if logits.is_leaf or owner.is_leaf:
+        raise ValueError(
+            "token_logprobs: inplace_backward=True needs logits that were computed; these are a "
+            "leaf or a view of one, whose memory its .grad would take over"
+        )
+    rows, cols = logits.shape
+    if rows > 1 and logits.stride(0) < cols and logits.stride(1) == 1:
+        raise ValueError(
+            "token_logprobs: inplace_backward=True needs rows that do not overlap in memory, got "
+            f"strides {logits.stride()} (expanded?)"
+        )
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,6 +111,13 @@ def log_probabilities(logits: Tensor, temperature: float) -> tuple[Tensor, Tenso
     return shifted, total.log(), excluded
 
 
+def takes(x: Tensor) -> str | None:
+    """Why the kernels in native code and in Triton do not take numbers of this dtype, or None."""
+    if x.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        return None
+    return f"it takes float32, bfloat16 and float16, not {x.dtype}"
+
+
 @lru_cache
 def largest_entropy(vocabulary: int) -> float:
     """The largest float32 that is at most log(vocabulary)."""
@@ -82,11 +128,15 @@ def largest_entropy(vocabulary: int) -> float:
     return rounded.item()
 
 
-def _reference(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _reference(
+    logits: Tensor, labels: Tensor, temperature: float, inplace_backward: bool = False
+) -> tuple[Tensor, Tensor]:
     shifted, log_total, excluded = log_probabilities(logits, temperature)
     at_label = labels.unsqueeze(1)
     logprobs = (shifted.gather(1, at_label) - log_total).squeeze(1)
-    logprobs = logprobs.masked_fill(excluded.gather(1, at_label).squeeze(1), -math.inf)
+    # Under a largest logit of +inf everything else looks excluded: such a row is NaN.
+    out = excluded.gather(1, at_label).squeeze(1) & ~logprobs.isnan()
+    logprobs = logprobs.masked_fill(out, -math.inf)
     # Two sums of terms that are not negative: the entropy is at least 0 as it stands.
     probabilities = (shifted - log_total).exp().masked_fill(excluded, 0.0)
     entropy = log_total.squeeze(1) - (probabilities * shifted).sum(dim=-1)
@@ -105,3 +155,12 @@ def _probe(device: torch.device) -> tuple[Tensor, Tensor, float]:
 
 
 registry.define("token_logprobs", _reference, _probe)
+
+
+def _triton_supports(
+    logits: Tensor, labels: Tensor, temperature: float, inplace_backward: bool = False
+) -> str | None:
+    return triton.runs_on(logits.device) or takes(logits)
+
+
+triton.register("token_logprobs", _triton_supports)

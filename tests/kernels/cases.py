@@ -25,6 +25,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def row_weights(rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """1.5, 0.5, -0.5 and so on: the same numbers in every dtype."""
+    return (1.5 - torch.arange(rows) % 3).to(dtype)
+
+
 @st.composite
 def ragged(draw: st.DrawFn, max_rows: int = 40, max_width: int = 40) -> tuple[Tensor, int]:
     """A prefix mask, rows without a response included, and a seed."""

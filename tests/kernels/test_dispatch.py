@@ -100,6 +100,7 @@ def test_the_listing_marks_one_automatic_choice_for_each_operation_and_device():
         assert all(bool(row.reason) != row.available for row in of_key)
     assert {row.op for row in rows} == {
         "token_logprobs",
+        "linear_logprobs",
         "kl_rewards",
         "decode_attention",
         "gae",

@@ -5,6 +5,7 @@
 #include "fairlead/gae.h"
 #include "fairlead/kl_gae_whiten.h"
 #include "fairlead/kl_rewards.h"
+#include "fairlead/logprobs.h"
 #include "fairlead/ppo_loss.h"
 #include "fairlead/whiten.h"
 
@@ -18,6 +19,8 @@ struct CpuKernels {
     void (*ppo_policy_loss)(const PolicyLossArguments&);
     void (*ppo_value_loss)(const ValueLossArguments&);
     void (*decode_attention)(const DecodeAttentionArguments&);
+    void (*logprobs_forward)(const LogprobsForward&);
+    void (*logprobs_backward)(const LogprobsBackward&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this

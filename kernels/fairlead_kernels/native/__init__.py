@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,16 @@ from torch import Tensor
 
 from fairlead_kernels.dispatch import OWN, registry
 
-__all__ = ["NativeStatus", "call", "define", "library", "native_status", "refuse", "register"]
+__all__ = [
+    "NativeStatus",
+    "advise_huge_pages",
+    "call",
+    "define",
+    "library",
+    "native_status",
+    "refuse",
+    "register",
+]
 
 _MODULE = "fairlead_kernels._native"
 # setup.py leaves the reason here when it could not build the module.
@@ -49,13 +57,20 @@ class NativeStatus:
     reason: str = ""
 
 
-@lru_cache(maxsize=1)
-def _load() -> tuple[ModuleType | None, str]:
-    """The native module, or None and the error."""
+def _import() -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module(_MODULE), ""
     except ImportError as error:
         return None, str(error)
+
+
+# Not at the first call: torch.compile cannot trace an import.
+_LOADED = _import()
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The native module, or None and the error."""
+    return _LOADED
 
 
 def _build_report() -> str:
@@ -143,6 +158,13 @@ def call(kernel: str, *args: Any) -> None:
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
         getattr(module, f"{kernel}_cuda")(*plain, device.index, stream)
+
+
+def advise_huge_pages(fresh: Tensor) -> None:
+    """Asks for huge pages under a large tensor on the CPU that nothing was written to yet."""
+    module, _ = _load()
+    if module is not None:
+        module.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
 
 
 def refuse(device: str, *tensors: Tensor | None, gradient: bool = False) -> str | None:

@@ -68,9 +68,13 @@ def register(op: str, supports: Callable[..., str | None], function: str = "") -
     """
     module, _, name = (function or f"{op}:{op}").partition(":")
 
+    found: list[Callable[..., Any]] = []
+
     def call(*args: Any, **kwargs: Any) -> Any:
-        found = getattr(importlib.import_module(f"fairlead_kernels.triton.{module}"), name)
-        return found(*args, **kwargs)
+        if not found:  # torch.compile cannot trace an import: after the first call there is none.
+            loaded = importlib.import_module(f"fairlead_kernels.triton.{module}")
+            found.append(getattr(loaded, name))
+        return found[0](*args, **kwargs)
 
     registry.register(
         op,

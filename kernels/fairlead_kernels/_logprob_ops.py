@@ -1,0 +1,198 @@
+"""`token_logprobs` and `linear_logprobs` as torch operations, over the kernels of one language.
+
+The kernels work on a block of columns of the logits, so that the vocabulary may come in parts. They
+are the same in C++ and in Triton; what is around them, here, is too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fairlead_kernels.dispatch import OWN
+from fairlead_kernels.native import define, library
+
+__all__ = ["STATS", "Block", "Blocks", "define_token_logprobs", "differentiate", "outputs"]
+
+STATS = 4
+"""Numbers a row that the backward needs: largest logit, sum of exp, mean energy, label counts."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Logits of all rows for the tokens from `first` on.
+
+    Attributes:
+        logits: `[N, C]`, the last dimension contiguous.
+        labels: `[N]`, int64, in [0, vocabulary): of the whole vocabulary, in this block or not.
+        first: The token of the first column.
+        vocabulary: How many tokens there are in all blocks.
+        temperature: Divides the logits.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    first: int
+    vocabulary: int
+    temperature: float
+
+
+class Forward(Protocol):
+    """Takes a block into the running sums; with the last block writes the results."""
+
+    def __call__(
+        self, block: Block, state: Tensor | None, logprobs: Tensor, entropy: Tensor, stats: Tensor
+    ) -> None:
+        """`state` is `[N, 4]` and may be None where one block is all."""
+
+
+class Backward(Protocol):
+    """Writes the gradient of a block, in place of its logits where `grad_logits` is them."""
+
+    def __call__(
+        self,
+        block: Block,
+        stats: Tensor,
+        grad_logprobs: Tensor | None,
+        grad_entropy: Tensor | None,
+        grad_logits: Tensor,
+    ) -> None:
+        """A gradient that is None is zero."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The two kernels, how large results are allocated for them, and the dtype of the state."""
+
+    forward: Forward
+    backward: Backward
+    empty: Callable[[tuple[int, ...], torch.dtype, torch.device], Tensor]
+    state: torch.dtype
+
+
+def outputs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs, entropies and the backward's numbers, not filled in."""
+    logprobs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+    return logprobs, torch.empty_like(logprobs), logprobs.new_empty((*labels.shape, STATS))
+
+
+def differentiate(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> None:
+    """Gives a torch operation its gradient, and that gradient, `NAME_backward`, an error.
+
+    Without the error torch would take the second derivative for zero.
+    """
+    torch.library.register_autograd(
+        f"{OWN}::{name}", backward, setup_context=setup_context, lib=library
+    )
+
+    def no_second(_ctx: Any, *_grads: Tensor) -> None:
+        raise RuntimeError(f"{name} has no second derivative; impl='reference' has one")
+
+    torch.library.register_autograd(f"{OWN}::{name}_backward", no_second, lib=library)
+
+
+def plain(grad: Tensor | None) -> Tensor | None:
+    """The gradient of a result as the kernels read it; sums come with stride 0."""
+    return None if grad is None else grad.contiguous()
+
+
+def define_token_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Defines the torch operations `NAME` and `NAME_backward`.
+
+    Returns:
+        The implementation of `token_logprobs` on them.
+    """
+
+    def forward(
+        logits: Tensor, labels: Tensor, temperature: float, inplace: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        results = outputs(labels)
+        blocks.forward(Block(logits, labels, 0, logits.shape[1], temperature), None, *results)
+        return results
+
+    def forward_fake(
+        logits: Tensor, labels: Tensor, temperature: float, inplace: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return outputs(labels)
+
+    def gradient(
+        grad_logprobs: Tensor | None,
+        grad_entropy: Tensor | None,
+        logits: Tensor,
+        labels: Tensor,
+        stats: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        result = blocks.empty(tuple(logits.shape), logits.dtype, logits.device)
+        block = Block(logits, labels, 0, logits.shape[1], temperature)
+        blocks.backward(block, stats, plain(grad_logprobs), plain(grad_entropy), result)
+        return result
+
+    def gradient_fake(
+        grad_logprobs: Tensor | None,
+        grad_entropy: Tensor | None,
+        logits: Tensor,
+        labels: Tensor,
+        stats: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        return logits.new_empty(logits.shape)
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        logits, labels, ctx.temperature, ctx.inplace = inputs
+        ctx.save_for_backward(logits, labels, output[2])
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+
+    def backward(
+        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None]:
+        if grad_logprobs is None and grad_entropy is None:
+            return None, None, None, None
+        logits, labels, stats = ctx.saved_tensors
+        if not ctx.inplace:
+            op = getattr(torch.ops.fairlead_kernels, f"{name}_backward")
+            grads = op(grad_logprobs, grad_entropy, logits, labels, stats, ctx.temperature)
+            return grads, None, None, None
+        if torch.is_grad_enabled():
+            raise RuntimeError("token_logprobs: inplace_backward allows no second derivative")
+        logits = logits.detach()
+        block = Block(logits, labels, 0, logits.shape[1], ctx.temperature)
+        blocks.backward(block, stats, plain(grad_logprobs), plain(grad_entropy), logits)
+        # Whoever else kept the logits for a backward, this one a second time included, is told by
+        # autograd that they were modified.
+        torch.autograd.graph.increment_version(logits)
+        return logits, None, None, None
+
+    arguments = "Tensor logits, Tensor labels"
+    define(
+        f"{name}({arguments}, float temperature, bool inplace) -> (Tensor, Tensor, Tensor)",
+        forward,
+        forward_fake,
+    )
+    define(
+        f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, {arguments}, Tensor stats,"
+        " float temperature) -> Tensor",
+        gradient,
+        gradient_fake,
+    )
+    differentiate(name, backward, setup_context)
+
+    def token_logprobs(
+        logits: Tensor, labels: Tensor, temperature: float, inplace_backward: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        # A compiled graph plans its own memory, and cannot have a saved tensor change under it.
+        inplace = inplace_backward and not torch.compiler.is_compiling()
+        if logits.shape[1] > 1 and logits.stride(1) != 1:
+            logits = logits.contiguous()
+        op = getattr(torch.ops.fairlead_kernels, name)
+        logprobs, entropy, _ = op(logits, labels.contiguous(), temperature, inplace)
+        return logprobs, entropy
+
+    return token_logprobs
