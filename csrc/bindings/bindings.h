@@ -33,5 +33,7 @@ inline void check_cuda(const char* error) {
 }
 
 void bind_gae(py::module_& module);
+void bind_philox(py::module_& module);
+void bind_sample(py::module_& module);
 
 }  // namespace fairlead::bindings

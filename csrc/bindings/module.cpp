@@ -7,4 +7,6 @@ PYBIND11_MODULE(_native, module) {
     module.attr("cuda_architectures") = FAIRLEAD_CUDA_ARCHITECTURES;
     module.def("cpu_instruction_set", &fairlead::cpu_instruction_set);
     fairlead::bindings::bind_gae(module);
+    fairlead::bindings::bind_philox(module);
+    fairlead::bindings::bind_sample(module);
 }

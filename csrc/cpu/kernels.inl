@@ -2,11 +2,15 @@
 #include "fairlead/cpu.h"
 #include "simd.inl"
 //
+#include "math.inl"
+//
 #include "gae.inl"
+#include "philox.inl"
+#include "sample.inl"
 
 namespace fairlead::FAIRLEAD_ISA {
 
 extern const CpuKernels kernels;
-const CpuKernels kernels = {gae};
+const CpuKernels kernels = {gae, philox_uniform, sample};
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -45,4 +45,6 @@ __all__ = [
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
-import fairlead_kernels.native.gae  # noqa: F401
+import fairlead_kernels.native.gae
+import fairlead_kernels.native.philox
+import fairlead_kernels.native.sample  # noqa: F401

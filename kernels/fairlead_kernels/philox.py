@@ -94,7 +94,9 @@ def philox_uniform(
         ((sequence < 0) | (position < 0) | (position > _MASK)).any()
     ):
         raise ValueError("philox_uniform: sequence must be >= 0 and position in [0, 2^32)")
-    result: Tensor = registry.call("philox_uniform", impl, seed, iteration, sequence, position)
+    result: Tensor = registry.call(
+        "philox_uniform", impl, seed, iteration, sequence.contiguous(), position.contiguous()
+    )
     return result
 
 

@@ -2,11 +2,15 @@
 #pragma once
 
 #include "fairlead/gae.h"
+#include "fairlead/philox.h"
+#include "fairlead/sample.h"
 
 namespace fairlead {
 
 struct CpuKernels {
     void (*gae)(const GaeArguments&);
+    void (*philox_uniform)(const PhiloxArguments&);
+    void (*sample)(const SampleArguments&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this
