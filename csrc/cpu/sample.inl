@@ -108,11 +108,44 @@ inline float value_of(std::uint32_t key) {
     return value;
 }
 
+inline bool any(Ints which) {
+#if FAIRLEAD_WIDTH == 16
+    return _mm512_test_epi32_mask((__m512i)which, (__m512i)which) != 0;
+#else
+    std::uint64_t words[kWidth / 2];
+    std::memcpy(words, &which, sizeof(which));
+    std::uint64_t together = 0;
+    for (std::uint64_t word : words) together |= word;
+    return together != 0;
+#endif
+}
+
 // The tokens among which a threshold lies.
 struct Candidates {
     std::uint32_t* keys;
     float* weights;  // Positive.
     std::int64_t count;
+
+    // Adds the lanes where `which` is set. What lies past `count` may be written over: there is
+    // room for whole chunks.
+    void add(Ints which, Ints key, Floats weight) {
+#if FAIRLEAD_WIDTH == 16
+        const __mmask16 mask = _mm512_test_epi32_mask((__m512i)which, (__m512i)which);
+        if (mask == 0) return;
+        const Ints first_keys = (Ints)_mm512_maskz_compress_epi32(mask, (__m512i)key);
+        const Floats first_weights = (Floats)_mm512_maskz_compress_ps(mask, (__m512)weight);
+        std::memcpy(keys + count, &first_keys, sizeof(first_keys));
+        std::memcpy(weights + count, &first_weights, sizeof(first_weights));
+        count += __builtin_popcount(mask);
+#else
+        if (!any(which)) return;
+        for (int lane = 0; lane < kWidth; ++lane) {
+            keys[count] = static_cast<std::uint32_t>(key[lane]);
+            weights[count] = weight[lane];
+            count -= which[lane];
+        }
+#endif
+    }
 };
 
 // What one thread works with.
@@ -216,8 +249,10 @@ Totals totals(const Distribution& d, double* sums) {
         Sum weight, weighted_z;
         Ints kept = {};
         for (int i = 0; i < width; i += kWidth) {
+            const Floats logits = load(x + i, kWidth);
+            if (!any(~(logits < fill(d.least)))) continue;
             Floats z, w;
-            kept -= d.weigh(load(x + i, kWidth), z, w);
+            kept -= d.weigh(logits, z, w);
             weight.add(w);
             weighted_z.add(w * z);
         }
@@ -250,15 +285,11 @@ void gather(const Row& row, float least, Candidates& c) {
     c.count = 0;
     for (std::int64_t chunk = 0; chunk < row.chunks(); ++chunk) {
         float buffer[kChunk];
-        Ints keys[kChunk / kWidth];
         const float* x = row.chunk(chunk, buffer);
         const int width = row.width(chunk);
-        for (int i = 0; i < width; i += kWidth) keys[i / kWidth] = keys_of(load(x + i, kWidth));
-        const auto* key = reinterpret_cast<const std::int32_t*>(keys);
-        for (int i = 0; i < width; ++i) {
-            c.keys[c.count] = static_cast<std::uint32_t>(key[i]);
-            c.weights[c.count] = 1.0f;
-            c.count += x[i] >= least;
+        for (int i = 0; i < width; i += kWidth) {
+            const Floats logits = load(x + i, kWidth);
+            c.add(logits >= fill(least), keys_of(logits), fill(1.0f));
         }
     }
 }
@@ -273,12 +304,7 @@ float top_k_threshold(const Row& row, std::int64_t k, Scratch& scratch) {
     c.count = 0;
     for (std::int64_t i = 0; i < parts; i += kWidth) {
         const Floats most = load(scratch.largest + i, kWidth);
-        const Ints keys = keys_of(most);
-        for (int lane = 0; lane < kWidth; ++lane) {
-            c.keys[c.count] = static_cast<std::uint32_t>(keys[lane]);
-            c.weights[c.count] = 1.0f;
-            c.count += most[lane] >= -FLT_MAX;
-        }
+        c.add(most >= fill(least), keys_of(most), fill(1.0f));
     }
     if (c.count >= k) least = threshold(c, static_cast<double>(k));
     gather(row, least, c);
@@ -295,22 +321,15 @@ float top_p_threshold(const Distribution& d, const Totals& all, double top_p, Sc
     c.count = 0;
     for (std::int64_t chunk = 0; chunk < d.row.chunks(); ++chunk) {
         float buffer[kChunk];
-        Ints keys[kChunk / kWidth];
-        Floats weights[kChunk / kWidth];
         const float* x = d.row.chunk(chunk, buffer);
         const int width = d.row.width(chunk);
         for (int i = 0; i < width; i += kWidth) {
             const Floats logits = load(x + i, kWidth);
-            Floats z;
-            d.weigh(logits, z, weights[i / kWidth]);
-            keys[i / kWidth] = keys_of(logits);
-        }
-        const auto* key = reinterpret_cast<const std::int32_t*>(keys);
-        const auto* weight = reinterpret_cast<const float*>(weights);
-        for (int i = 0; i < width; ++i) {
-            c.keys[c.count] = static_cast<std::uint32_t>(key[i]);
-            c.weights[c.count] = weight[i];
-            c.count += (weight[i] >= lightest) & (weight[i] > 0.0f);
+            if (!any(logits >= fill(d.least))) continue;
+            Floats z, weight;
+            d.weigh(logits, z, weight);
+            const Ints heavy = (weight >= fill(lightest)) & (weight > Floats{});
+            c.add(heavy, keys_of(logits), weight);
         }
     }
     return threshold(c, top_p * all.weight);
