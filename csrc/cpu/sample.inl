@@ -1,6 +1,6 @@
 // One row after another, each read a few times while it is in cache: the largest logit, what top-k
-// and top-p cut off, the sums of the chunks, and the drawn chunk once more. Nothing is sorted and no
-// weight is stored: recomputing e^z costs less than the memory.
+// and top-p cut off, the sums of the chunks, and the drawn chunk once more. Nothing is sorted and
+// no weight is stored: recomputing e^z costs less than the memory.
 #include <cfloat>
 #include <cmath>
 #include <memory>

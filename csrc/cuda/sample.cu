@@ -337,9 +337,15 @@ const char* sample_cuda(const SampleArguments& arguments, int device, void* stre
     if (status != cudaSuccess) return cudaGetErrorString(status);
     const auto on = static_cast<cudaStream_t>(stream);
     switch (arguments.element) {
-        case Element::kFloat32: launch<float>(arguments, on); break;
-        case Element::kBfloat16: launch<Bfloat16>(arguments, on); break;
-        case Element::kFloat16: launch<__half>(arguments, on); break;
+        case Element::kFloat32:
+            launch<float>(arguments, on);
+            break;
+        case Element::kBfloat16:
+            launch<Bfloat16>(arguments, on);
+            break;
+        case Element::kFloat16:
+            launch<__half>(arguments, on);
+            break;
     }
     status = cudaGetLastError();
     const cudaError_t restored = cudaSetDevice(before);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error
 from fairlead_kernels.dispatch import registry
 
@@ -117,3 +118,10 @@ def _probe(device: torch.device) -> tuple[object, ...]:
 
 
 registry.define("philox_uniform", _reference, _probe)
+
+
+def _triton_supports(seed: int, iteration: int, sequence: Tensor, position: Tensor) -> str | None:
+    return triton.runs_on(sequence.device)
+
+
+triton.register("philox_uniform", _triton_supports, "philox:philox_uniform")

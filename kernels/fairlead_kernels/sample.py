@@ -44,11 +44,12 @@ def sample(
     cut off, is therefore never drawn, at `u` = 0 or near 1 either. Implementations may differ where
     the target, or the weight that top-p asks for, lies within rounding of a token's boundary.
 
-    The log-probability and entropy are those of the distribution that is drawn from: `token_logprobs`
-    of the logits with -inf where a token was cut off. The log-probability is at most 0 and the
-    entropy within [0, log K], K tokens being kept, exactly. Temperature 0 takes the largest logit,
-    the lowest index where several are equal; its log-probability and entropy are 0. A row with
-    NaN, with +inf or without a finite logit has token 0, log-probability and entropy NaN.
+    The log-probability and entropy are those of the distribution that is drawn from, which are
+    those of `token_logprobs` on logits with -inf where a token was cut off. The log-probability is
+    at most 0 and the entropy within [0, log K], K tokens being kept, exactly. Temperature 0 takes
+    the largest logit, the lowest index where several are equal; its log-probability and entropy are
+    0. A row with NaN, with +inf or without a finite logit has token 0, log-probability and entropy
+    NaN.
 
     With `u` from `philox_uniform` the draw is a function of (seed, iteration, sequence, position)
     and the row's logits, whatever the rest of the batch (fidelity items 14 and 33).

@@ -14,9 +14,7 @@ _ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _CUDA_VOCABULARY = 1 << 20
 
 
-def _check(
-    logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float
-) -> str | None:
+def _check(logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float) -> str | None:
     """Why these are not what the kernel takes, or None."""
     if logits.dim() != 2 or logits.shape[1] == 0 or logits.dtype not in _ELEMENTS:
         return (
