@@ -40,5 +40,7 @@ void bind_kl_gae_whiten(py::module_& module);
 void bind_ppo_loss(py::module_& module);
 void bind_logprobs(py::module_& module);
 void bind_memory(py::module_& module);
+void bind_philox(py::module_& module);
+void bind_sample(py::module_& module);
 
 }  // namespace fairlead::bindings

@@ -14,4 +14,6 @@ PYBIND11_MODULE(_native, module) {
     fairlead::bindings::bind_ppo_loss(module);
     fairlead::bindings::bind_logprobs(module);
     fairlead::bindings::bind_memory(module);
+    fairlead::bindings::bind_philox(module);
+    fairlead::bindings::bind_sample(module);
 }

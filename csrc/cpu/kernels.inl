@@ -11,7 +11,9 @@
 #include "gae.inl"
 #include "kl_rewards.inl"
 #include "logprobs.inl"
+#include "philox.inl"
 #include "ppo_loss.inl"
+#include "sample.inl"
 #include "whiten.inl"
 //
 #include "kl_gae_whiten.inl"
@@ -29,6 +31,8 @@ const CpuKernels kernels = {
     decode_attention,
     logprobs_forward,
     logprobs_backward,
+    philox_uniform,
+    sample,
 };
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -58,6 +58,8 @@ import fairlead_kernels.native.gae
 import fairlead_kernels.native.kl_gae_whiten
 import fairlead_kernels.native.kl_rewards
 import fairlead_kernels.native.linear_logprobs
+import fairlead_kernels.native.philox
 import fairlead_kernels.native.ppo_loss
+import fairlead_kernels.native.sample
 import fairlead_kernels.native.token_logprobs
 import fairlead_kernels.native.whiten  # noqa: F401

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error
 from fairlead_kernels.dispatch import registry
 
@@ -94,7 +95,9 @@ def philox_uniform(
         ((sequence < 0) | (position < 0) | (position > _MASK)).any()
     ):
         raise ValueError("philox_uniform: sequence must be >= 0 and position in [0, 2^32)")
-    result: Tensor = registry.call("philox_uniform", impl, seed, iteration, sequence, position)
+    result: Tensor = registry.call(
+        "philox_uniform", impl, seed, iteration, sequence.contiguous(), position.contiguous()
+    )
     return result
 
 
@@ -115,3 +118,10 @@ def _probe(device: torch.device) -> tuple[object, ...]:
 
 
 registry.define("philox_uniform", _reference, _probe)
+
+
+def _triton_supports(seed: int, iteration: int, sequence: Tensor, position: Tensor) -> str | None:
+    return triton.runs_on(sequence.device)
+
+
+triton.register("philox_uniform", _triton_supports, "philox:philox_uniform")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error, temperature_at_least
 from fairlead_kernels.dispatch import registry
-from fairlead_kernels.token_logprobs import log_probabilities, token_logprobs
+from fairlead_kernels.token_logprobs import log_probabilities
 
 __all__ = ["CHUNK", "sample"]
 
@@ -15,28 +18,48 @@ CHUNK = 1024
 
 
 def sample(
-    logits: Tensor, u: Tensor, temperature: float = 1.0, impl: str = "auto"
+    logits: Tensor,
+    u: Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    impl: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws one token a row by inverting the cumulative distribution at `u`.
 
     What every implementation does, so that they agree draw for draw. A token's weight is
-    `exp((x - max x) / temperature)` in float32, 0 where the logit is -inf. Weights are summed in
-    float64, in token order, over chunks of 1,024 tokens. The target is `u` times the total. The
-    chunk is the first whose running sum exceeds the target (the last with a positive sum, where
-    rounding leaves none), the token the first in it whose running sum, from the chunk's start,
-    exceeds what is left of the target (the last with a positive weight, where rounding leaves
-    none). A token of weight 0 is therefore never drawn, at `u` = 0 or near 1 either.
+    `exp((x - max x) / temperature)` in float32, 0 where the logit is -inf.
 
-    Temperature 0 takes the largest logit, the lowest index where several are equal; its
-    log-probability and entropy are 0. The log-probability and entropy are `token_logprobs`' own.
+    Top-k comes first: it keeps the tokens whose logit is at least the k-th largest. Then top-p, on
+    what is left: it keeps the smallest set of most probable tokens whose weights, added up in
+    float64, reach `top_p` times the weight of all that top-k kept; the token that reaches it is in
+    the set, so that there is always one. Tokens with the logit of the last one kept are all kept,
+    in both: no order among equals has to be invented. Zeros of either sign are equal.
+
+    The draw: the weights of the kept tokens are summed in float64, in token order, over chunks of
+    1,024 tokens. The target is `u` times the total. The chunk is the first whose running sum
+    exceeds the target (the last with a positive sum, where rounding leaves none), the token the
+    first in it whose running sum, from the chunk's start, exceeds what is left of the target (the
+    last with a positive weight, where rounding leaves none). A token of weight 0, or one that is
+    cut off, is therefore never drawn, at `u` = 0 or near 1 either. Implementations may differ where
+    the target, or the weight that top-p asks for, lies within rounding of a token's boundary.
+
+    The log-probability and entropy are those of the distribution that is drawn from, which are
+    those of `token_logprobs` on logits with -inf where a token was cut off. The log-probability is
+    at most 0 and the entropy within [0, log K], K tokens being kept, exactly. Temperature 0 takes
+    the largest logit, the lowest index where several are equal; its log-probability and entropy are
+    0. A row with NaN, with +inf or without a finite logit has token 0, log-probability and entropy
+    NaN.
+
     With `u` from `philox_uniform` the draw is a function of (seed, iteration, sequence, position)
-    and the row's logits (fidelity items 14 and 33). A row with NaN has log-probability NaN and a
-    token that means nothing.
+    and the row's logits, whatever the rest of the batch (fidelity items 14 and 33).
 
     Args:
-        logits: `[B, V]`, floating.
+        logits: `[B, V]`, floating. Rows may overlap: a row expanded to the batch is not copied.
         u: `[B]`, float64, in [0, 1).
         temperature: Divides the logits; at least 0.
+        top_k: How many tokens are kept, ties aside; 0, or V and more, for all.
+        top_p: Which share of the probability is kept, in (0, 1]; 1 for all.
         impl: An implementation's name, or `auto`.
 
     Returns:
@@ -44,7 +67,8 @@ def sample(
         float32, without gradient.
 
     Raises:
-        ValueError: A shape, dtype or device that is not the above, or a temperature below 0.
+        ValueError: A shape, dtype or device that is not the above, a temperature or top_k below 0,
+            a top_p outside (0, 1].
         KernelError: `impl` cannot run on these inputs.
     """
     if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
@@ -52,8 +76,16 @@ def sample(
     if u.shape != logits.shape[:1] or u.dtype != torch.float64 or u.device != logits.device:
         raise shape_error("sample", f"u must be float64 [{logits.shape[0]}]", u)
     temperature_at_least("sample", temperature, zero_allowed=True)
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+        raise ValueError(f"sample: top_k must be an integer of at least 0 (0: all), got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"sample: top_p must be above 0 and at most 1 (1: all), got {top_p}")
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
     with torch.no_grad():
-        token, logprob, entropy = registry.call("sample", impl, logits, u, temperature)
+        token, logprob, entropy = registry.call(
+            "sample", impl, logits, u.contiguous(), temperature, min(top_k, logits.shape[1]), top_p
+        )
     return token, logprob, entropy
 
 
@@ -72,28 +104,79 @@ def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return index, before
 
 
-def _reference(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    rows, vocabulary = logits.shape
-    if temperature == 0:
-        zeros = torch.zeros(rows, device=logits.device)
-        return logits.float().argmax(dim=1), zeros, zeros.clone()
-    shifted, _, excluded = log_probabilities(logits, temperature)
-    weights = shifted.exp().masked_fill(excluded, 0.0).double()
+def _invert(weights: Tensor, u: Tensor) -> Tensor:
+    """The token that each row's weights have at `u`."""
+    rows, vocabulary = weights.shape
     chunks = -(-vocabulary // CHUNK)
-    padded = torch.nn.functional.pad(weights, (0, chunks * CHUNK - vocabulary))
-    chunked = padded.view(rows, chunks, CHUNK)
+    # One chunk needs no padding: zeros change no running sum.
+    width = CHUNK if chunks > 1 else vocabulary
+    padded = torch.nn.functional.pad(weights, (0, chunks * width - vocabulary))
+    chunked = padded.view(rows, chunks, width)
     sums = chunked.sum(dim=2)
-    target = u * sums.cumsum(dim=1)[:, -1]
-    chunk, before = _first_above(sums, target)
-    at_chunk = chunk.view(rows, 1, 1).expand(rows, 1, CHUNK)
+    chunk, before = _first_above(sums, target := u * sums.cumsum(dim=1)[:, -1])
+    at_chunk = chunk.view(rows, 1, 1).expand(rows, 1, width)
     inside, _ = _first_above(chunked.gather(1, at_chunk).squeeze(1), target - before)
-    token = chunk * CHUNK + inside
-    logprob, entropy = token_logprobs(logits, token, temperature, impl="reference")
-    return token, logprob, entropy
+    return chunk * width + inside
+
+
+def _truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """The logits with -inf where top-k and then top-p cut a token off."""
+    if top_k == 0 and top_p == 1:
+        return logits
+    ordered = logits.sort(dim=1, descending=True).values
+    if top_k > 0:
+        least = ordered[:, top_k - 1 : top_k]
+        logits = logits.masked_fill(logits < least, -math.inf)
+        ordered = ordered.masked_fill(ordered < least, -math.inf)
+    if top_p < 1:
+        shifted, _, excluded = log_probabilities(ordered, temperature)
+        running = shifted.exp().masked_fill(excluded, 0.0).double().cumsum(dim=1)
+        last = (running < top_p * running[:, -1:]).sum(dim=1, keepdim=True)
+        logits = logits.masked_fill(logits < ordered.gather(1, last), -math.inf)
+    return logits
+
+
+def _reference(
+    logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    logits = logits.float()
+    if temperature == 0:
+        usable = logits.amax(dim=1).isfinite()
+        nothing = torch.where(usable, 0.0, math.nan)
+        return logits.argmax(dim=1).where(usable, 0), nothing, nothing.clone()
+    logits = _truncated(logits, temperature, top_k, top_p)
+    shifted, log_total, excluded = log_probabilities(logits, temperature)
+    token = _invert(shifted.exp().masked_fill(excluded, 0.0).double(), u)
+    logprob = (shifted.gather(1, token.unsqueeze(1)) - log_total).squeeze(1)
+    probabilities = (shifted - log_total).exp().masked_fill(excluded, 0.0)
+    entropy = log_total.squeeze(1) - (probabilities * shifted).sum(dim=1)
+    # Above log K it is by rounding alone; minimum lets NaN through.
+    return token, logprob, entropy.minimum(_largest_entropy((~excluded).sum(dim=1)))
+
+
+def _largest_entropy(kept: Tensor) -> Tensor:
+    """The largest float32 that is at most log(kept)."""
+    exact = kept.double().log()
+    rounded = exact.float()
+    return torch.where(
+        rounded.double() > exact, rounded.nextafter(torch.zeros_like(rounded)), rounded
+    )
 
 
 def _probe(device: torch.device) -> tuple[object, ...]:
-    return torch.zeros(2, 8, device=device), torch.zeros(2, dtype=torch.float64, device=device), 1.0
+    u = torch.zeros(2, dtype=torch.float64, device=device)
+    return torch.zeros(2, 8, device=device), u, 1.0, 0, 1.0
 
 
 registry.define("sample", _reference, _probe)
+
+
+def _triton_supports(
+    logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float
+) -> str | None:
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 and float16 logits, these are {logits.dtype}"
+    return triton.runs_on(logits.device)
+
+
+triton.register("sample", _triton_supports)

@@ -6,10 +6,26 @@ from hypothesis import strategies as st
 from scipy import stats
 from tolerances import CHI_SQUARED_LEVEL
 
-from fairlead_kernels import philox_uniform
+from fairlead_kernels import list_implementations, native_status, philox_uniform
+from fairlead_kernels.native.philox import _launch
 from fairlead_kernels.philox import philox4x32
 
 ALL = 0xFFFFFFFF
+
+needs_native = pytest.mark.skipif(
+    not native_status().available, reason=native_status().reason or "native module"
+)
+_rows = [
+    row
+    for row in list_implementations()
+    if (row.op, row.impl, row.device) == ("philox_uniform", "triton", "cpu")
+]
+needs_triton = pytest.mark.skipif(not _rows[0].available, reason=_rows[0].reason or "triton")
+IMPLS = [
+    "reference",
+    pytest.param("cpp", marks=needs_native),
+    pytest.param("triton", marks=needs_triton),
+]
 
 # Random123 1.14, tests/kat_vectors, philox4x32 10.
 KNOWN = [
@@ -44,6 +60,60 @@ def test_vectorised_counters_are_the_single_ones():
     counters = tuple(torch.tensor(column) for column in zip(*(k[0] for k in KNOWN), strict=True))
     out = philox4x32(counters, KNOWN[0][1])
     assert tuple(int(x[0]) for x in out) == KNOWN[0][2]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("counter", "key", "expected"), [KNOWN[0], KNOWN[2]])
+def test_every_implementation_has_the_published_vectors(impl, counter, key, expected):
+    """Through the public layout, where the second vector's sequence would be negative."""
+    position, low, high, iteration = counter
+    drawn = philox_uniform(
+        key[0] | key[1] << 32,
+        iteration,
+        torch.tensor([low | high << 32]),
+        torch.tensor([position]),
+        impl=impl,
+    )
+    assert drawn.item() == (expected[0] * 2**21 + expected[1] // 2**11) / 2**53
+
+
+@needs_native
+def test_the_native_operation_has_the_vector_whose_sequence_is_negative_as_well():
+    # All bits set, as signed 64-bit integers: -1.
+    counter, key, expected = KNOWN[1]
+    assert key == (ALL, ALL)
+    drawn = _launch(-1, counter[3], torch.tensor([-1]), torch.tensor([counter[0]]))
+    assert drawn.item() == (expected[0] * 2**21 + expected[1] // 2**11) / 2**53
+
+
+@pytest.mark.parametrize("impl", [*IMPLS[1:]])
+def test_every_implementation_has_the_bits_of_the_reference(impl):
+    generator = torch.Generator().manual_seed(0)
+    sequence = torch.randint(0, 2**62, (2, 1000), generator=generator)[:, ::2].t()[:, 0]
+    position = torch.randint(0, 2**32, (500,), generator=generator)
+    assert not sequence.is_contiguous()
+    for seed, iteration in ((0, 0), (1, 1), (2**32 + 1, 2**32 - 1), (2**64 - 1, 7)):
+        ours = philox_uniform(seed, iteration, sequence, position, impl=impl)
+        reference = philox_uniform(seed, iteration, sequence, position, impl="reference")
+        assert torch.equal(ours, reference)
+    none = torch.zeros(0, dtype=torch.int64)
+    assert philox_uniform(0, 0, none, none, impl=impl).shape == (0,)
+
+
+@needs_native
+def test_the_native_operation_checks_its_arguments_and_passes_opcheck():
+    index = torch.arange(6)
+    for sequence, position in (
+        (index.int(), index),
+        (index, index[:5]),
+        (index[::2], index[:3]),
+        (index.view(2, 3), index),
+    ):
+        with pytest.raises(ValueError, match="philox_uniform"):
+            _launch(0, 0, sequence, position)
+    with pytest.raises(ValueError, match="iteration"):
+        _launch(0, 2**32, index, index)
+    torch.library.opcheck(torch.ops.fairlead_kernels.philox_uniform.default, (-5, 3, index, index))
 
 
 @settings(max_examples=100, deadline=None)

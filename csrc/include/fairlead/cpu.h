@@ -6,7 +6,9 @@
 #include "fairlead/kl_gae_whiten.h"
 #include "fairlead/kl_rewards.h"
 #include "fairlead/logprobs.h"
+#include "fairlead/philox.h"
 #include "fairlead/ppo_loss.h"
+#include "fairlead/sample.h"
 #include "fairlead/whiten.h"
 
 namespace fairlead {
@@ -21,6 +23,8 @@ struct CpuKernels {
     void (*decode_attention)(const DecodeAttentionArguments&);
     void (*logprobs_forward)(const LogprobsForward&);
     void (*logprobs_backward)(const LogprobsBackward&);
+    void (*philox_uniform)(const PhiloxArguments&);
+    void (*sample)(const SampleArguments&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this
