@@ -59,7 +59,7 @@ def linear_logprobs(
         ValueError: A shape, dtype or device that is not the above, a temperature or memory of 0 or
             less.
         IndexError: On the CPU, a label that is not in the vocabulary (of the reference, torch's
-            RuntimeError).
+            RuntimeError); on a GPU `triton` gives it log-probability NaN.
         KernelError: `impl` cannot run on these inputs.
     """
     kind = hidden.device.type

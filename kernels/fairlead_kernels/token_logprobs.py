@@ -36,7 +36,7 @@ def token_logprobs(
     The native kernels read logits with any stride between rows; where the last dimension is not
     contiguous they copy. They give a row whose two gradients are both zero a zero gradient, NaN in
     its logits notwithstanding. A label outside [0, V) is an error on the CPU; on a GPU, where
-    looking would stall it, `triton` gives its row NaN.
+    looking would stall it, `triton` gives it log-probability NaN.
 
     Args:
         logits: `[N, V]`, floating.

@@ -16,9 +16,9 @@ ULPS = 4.0
 # rounded once, and the errors add up like a random walk at worst a few ulp of 1 wide.
 GRADIENT_SUM = 1e-5
 
-# What cutting the vocabulary and the batch into chunks may change in linear_logprobs, in ulp of the
-# sizes added up, in gradients times the size of a logit: what is off in a logit is off in
-# proportion in a probability. It is float32 products added up in another order.
+# What cutting the vocabulary and the batch into chunks may change in linear_logprobs: float32
+# products added up in another order, in ulp of the sizes added up. In gradients that is times the
+# size of a logit, since what is off in a logit is in proportion off in a probability.
 CHUNK_ULPS = 4.0
 
 # The level under which a chi-squared test of 1e5 fixed draws is called a failure.
