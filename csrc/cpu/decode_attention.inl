@@ -231,7 +231,6 @@ void merge(float* partials, std::int64_t pieces, std::int64_t dim, float* out) {
         const Partial partial(partials + i * stride, dim);
         base = *partial.largest > base ? *partial.largest : base;
     }
-    if (base == -INFINITY) base = 0.0f;
     float total = 0.0f;
     for (std::int64_t i = 0; i < pieces; ++i) {
         const Partial partial(partials + i * stride, dim);

@@ -85,6 +85,19 @@ def test_a_model_computes_what_it_computes_with_torchs_attention(
         )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_masks_that_transformers_makes_reach_it(
+    stand_in: None, tmp_path: Path, family: str
+) -> None:
+    model: Any = load_causal(str(save_causal(tmp_path, family)), SingleDevice("cpu"), trained=False)
+    counts = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])
+    expected = model(input_ids=TOKENS, attention_mask=counts).logits
+    use_xformers(model)
+    ours = model(input_ids=TOKENS, attention_mask=counts).logits
+    there = counts.bool()
+    torch.testing.assert_close(ours[there], expected[there], rtol=1e-4, atol=1e-5)
+
+
 def test_where_xformers_cannot_run_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategy, "xformers_missing", lambda: "xformers is not installed")
     with pytest.raises(ConfigError, match=r"attention=xformers.*not installed.*attention=auto"):

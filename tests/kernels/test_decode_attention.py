@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -170,6 +173,47 @@ def test_every_sixteen_bit_number_is_read_exactly(instruction_set, dtype):
     )
 
 
+GUARDED = """
+import ctypes, mmap, sys
+import torch
+from fairlead_kernels import _native
+
+PAGE = mmap.PAGESIZE
+# The page behind is closed: to read it ends the process.
+memory = mmap.mmap(-1, 9 * PAGE)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.mprotect(ctypes.c_void_p(start + 8 * PAGE), PAGE, 0) == 0
+for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2), (torch.float16, 2)):
+    for heads, dim, length in ((1, 64, 3), (1, 7, 33), (4, 7, 33), (4, 20, 17)):
+        numbers = length * dim
+        cache = torch.frombuffer(memory, dtype=dtype, count=8 * PAGE // size)[-numbers:]
+        cache.fill_(1)
+        query, out = torch.ones(1, heads, dim), torch.empty(1, heads, dim)
+        lengths = torch.tensor([length])
+        at = [x.data_ptr() for x in (query, cache, cache, lengths, out)]
+        # Room for twice as many positions, on paper.
+        shape, strides = (1, heads, 1, 2 * length, dim), (0, dim, 0, 0, dim, 0, 0, dim)
+        kind = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}[dtype]
+        _native.decode_attention_cpu(*at, shape, strides, 1.0, kind, 1, sys.argv[1])
+        assert (out == 1).all()
+"""
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform != "linux", reason="closes a page with Linux's mprotect")
+@pytest.mark.parametrize("instruction_set", ["", "generic"])
+def test_cpp_never_reads_past_the_length(instruction_set):
+    result = subprocess.run(
+        [sys.executable, "-c", GUARDED, instruction_set],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, f"{result.returncode}: {result.stderr}"
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("group", [1, 4])
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
@@ -251,13 +295,16 @@ def test_cpp_rows_do_not_depend_on_longer_ones(dtype):
 
 @needs_native
 def test_cpp_has_the_same_bits_on_any_number_of_threads():
-    inputs = case(7, 8, 2, 2100, 64)
+    # One cache for all rows: enough work for several threads to be at it at once.
+    _, keys, values, _ = case(1, 8, 2, 2100, 64)
+    keys, values = (x.expand(100, -1, -1, -1) for x in (keys, values))
+    query, lengths = normal(100, 8, 64), 2100 - torch.arange(100)
     before = torch.get_num_threads()
     try:
         results = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            results.append(decode_attention(*inputs, impl="cpp"))
+            results.append(decode_attention(query, keys, values, lengths, impl="cpp"))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])

@@ -30,9 +30,10 @@ class Mask:
 
 
 def attend(query, key, value, *, attn_bias, scale):
-    """[1, M, (group,) heads, dim], as xformers documents it."""
+    """[1, M, (group,) heads, dim], as xformers documents it; NaN for a query without keys."""
     heads = [x.flatten(2, -2).transpose(1, 2) for x in (query, key, value)]
     out = F.scaled_dot_product_attention(*heads, attn_mask=attn_bias.counts, scale=scale)
+    out = out.masked_fill(~attn_bias.counts.any(1)[:, None], float("nan"))
     return out.transpose(1, 2).reshape(query.shape)
 
 
