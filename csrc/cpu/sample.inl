@@ -170,6 +170,31 @@ class Scratch {
     }
 };
 
+// A histogram costs as much as ordering so many.
+constexpr std::int64_t kFew = 48;
+
+// The threshold among few candidates, where `above` is the weight of all that are larger: puts them
+// in order.
+float threshold_of_few(Candidates& c, double above, double target) {
+    for (std::int64_t i = 1; i < c.count; ++i) {
+        const std::uint32_t key = c.keys[i];
+        const float weight = c.weights[i];
+        std::int64_t at = i;
+        for (; at > 0 && c.keys[at - 1] < key; --at) {
+            c.keys[at] = c.keys[at - 1];
+            c.weights[at] = c.weights[at - 1];
+        }
+        c.keys[at] = key;
+        c.weights[at] = weight;
+    }
+    std::int64_t last = 0;
+    for (; last < c.count - 1; ++last) {
+        above += static_cast<double>(c.weights[last]);
+        if (above >= target) break;
+    }
+    return value_of(c.keys[last]);
+}
+
 // The largest value such that the candidates from it up weigh at least `target`; the smallest
 // candidate where rounding leaves none. A histogram of 11 bits of the keys, then the bucket where
 // the target falls by the next bits: the candidates are used up. At least one is needed.
@@ -179,7 +204,7 @@ float threshold(Candidates& c, double target) {
     double weights[kBuckets];
     double above = 0.0;
     for (int shift : kShifts) {
-        if (c.count == 1) break;
+        if (c.count <= kFew) return threshold_of_few(c, above, target);
         const std::uint32_t mask = shift == 0 ? 1023 : kBuckets - 1;
         std::memset(weights, 0, sizeof(weights));
         for (std::int64_t i = 0; i < c.count; ++i) {
