@@ -259,11 +259,13 @@ def test_infinite_scores_are_as_in_torch(impl):
 @pytest.mark.parametrize("impl", IMPLS)
 def test_scores_far_apart_neither_overflow_nor_vanish(impl):
     """The largest score comes first, in the middle or last: it alone has weight."""
-    for best in (0, 45, 99):
-        keys = torch.full((1, 1, 100, 1), -1e4)
+    positions = 1500  # several splits of triton's, two pieces of cpp's
+    for best in (0, 45, 700, 1499):
+        keys = torch.full((1, 1, positions, 1), -1e4)
         keys[0, 0, best] = 1e4
-        values = torch.arange(100.0).view(1, 1, 100, 1)
-        out = decode_attention(torch.ones(1, 1, 1), keys, values, torch.tensor([100]), impl=impl)
+        values = torch.arange(float(positions)).view(1, 1, positions, 1)
+        lengths = torch.tensor([positions])
+        out = decode_attention(torch.ones(1, 1, 1), keys, values, lengths, impl=impl)
         assert out.item() == best
 
 
@@ -329,6 +331,8 @@ def test_the_cache_may_be_a_view_in_another_layout(impl):
     assert_right((*same, lengths), impl)
     if impl != "reference":
         assert torch.equal(decode_attention(*views, impl=impl), expected)
+        mixed = query, keys, window[..., 24:], lengths
+        assert torch.equal(decode_attention(*mixed, impl=impl), expected)
 
 
 @pytest.mark.parametrize("impl", ["reference", CPP])
