@@ -21,6 +21,8 @@ def use_xformers(model: Any) -> None:
     Raises:
         ConfigError: When models of its kind cannot be told how to attend.
     """
+    if not hasattr(model, "set_attn_implementation"):
+        model = getattr(model, "model", model)  # what a ScalarModel wraps
     AttentionInterface.register(XFORMERS, xformers_attention)
     # Without one the mask would silently be None. xformers is given what torch's attention is.
     AttentionMaskInterface.register(XFORMERS, sdpa_mask)

@@ -7,8 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+SMALLEST = 2.0**-149
+"""The smallest float32 above 0."""
+
 __all__ = [
     "as_floats",
+    "discount",
     "finite",
     "prefix_mask",
     "same_shape",
@@ -54,9 +58,20 @@ def finite(op: str, **numbers: float) -> None:
             raise ValueError(f"{op}: {name} must be finite, got {number}")
 
 
+def discount(op: str, **numbers: float) -> None:
+    """Raises ValueError for a number outside [0, 1]."""
+    for name, number in numbers.items():
+        if not 0 <= number <= 1:
+            raise ValueError(f"{op}: {name} must be in [0, 1], got {number}")
+
+
 def temperature_at_least(op: str, temperature: float, *, zero_allowed: bool) -> None:
     """Raises ValueError unless the temperature is finite and positive (or zero, where allowed)."""
     finite(op, temperature=temperature)
     if temperature < 0 or (temperature == 0 and not zero_allowed):
         bound = "at least 0" if zero_allowed else "above 0"
         raise ValueError(f"{op}: temperature must be {bound}, got {temperature}")
+    if 0 < temperature < SMALLEST:
+        raise ValueError(
+            f"{op}: a temperature of {temperature} is 0 in float32; give at least {SMALLEST:.3g}"
+        )

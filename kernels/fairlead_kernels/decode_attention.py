@@ -137,11 +137,20 @@ def _probe(device: torch.device) -> tuple[object, ...]:
 registry.define(_OP, _reference, _probe)
 
 
+_WIDEST_FLOAT32 = 128
+
+
 def _triton_supports(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float
 ) -> str | None:
     if query.dtype != keys.dtype:
         return f"it takes a query of the cache's dtype {keys.dtype}, this is {query.dtype}"
+    grouped = query.shape[1] > keys.shape[1]
+    if query.dtype == torch.float32 and grouped and query.shape[2] > _WIDEST_FLOAT32:
+        return (
+            f"float32 heads of more than {_WIDEST_FLOAT32} numbers that share keys do not fit into "
+            "a GPU's shared memory"
+        )
     if INTERPRETED and query.dtype == torch.bfloat16:
         return "triton's interpreter neither multiplies matrices of bfloat16 nor rounds to it"
     return runs_on(query.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import finite, prefix_mask, same_shape, shape_error
+from fairlead_kernels._checks import discount, prefix_mask, same_shape, shape_error
 from fairlead_kernels.dispatch import registry
 
 __all__ = ["gae"]
@@ -33,8 +33,8 @@ def gae(
         rewards: `[B, T]`.
         values: `[B, T]`, the value of the state before each response token.
         response_mask: `[B, T]`, boolean: a contiguous prefix of each row, True first.
-        gamma: The discount.
-        lam: The trace decay, lambda.
+        gamma: The discount, in [0, 1].
+        lam: The trace decay, lambda, in [0, 1].
         impl: An implementation's name, or `auto`.
 
     Returns:
@@ -42,13 +42,13 @@ def gae(
 
     Raises:
         ValueError: A shape or dtype that is not the above, a mask that is not a prefix of its row,
-            a gamma or lambda that is not finite.
+            a gamma or lambda outside [0, 1].
         KernelError: `impl` cannot run on these inputs.
     """
     if rewards.dim() != 2:
         raise shape_error("gae", "rewards must be [B, T]", rewards)
     same_shape("gae", rewards, mask=response_mask, values=values)
-    finite("gae", gamma=gamma, lam=lam)
+    discount("gae", gamma=gamma, lam=lam)
     prefix_mask("gae", response_mask)
     advantages, returns = registry.call(
         "gae",

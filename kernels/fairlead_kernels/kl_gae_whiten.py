@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import as_floats, finite, prefix_mask, same_shape
+from fairlead_kernels._checks import as_floats, discount, prefix_mask, same_shape
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.gae import gae
 from fairlead_kernels.kl_rewards import check_penalty, check_rewards, kl_rewards
@@ -48,8 +48,8 @@ def kl_gae_whiten(
         values: `[B, T]`, the value of the state before each response token.
         response_mask: `[B, T]`, boolean: a contiguous prefix of each row, True first.
         beta: The penalty's coefficient.
-        gamma: The discount.
-        lam: The trace decay, lambda.
+        gamma: The discount, in [0, 1].
+        lam: The trace decay, lambda, in [0, 1].
         estimator: `k1`, `k2` or `k3`; not used where `kl` is given.
         kl: `[B, T]`, a per-token divergence to use instead (the full-vocabulary one, say).
         token_scores: `[B, T]`, added at each response token (process rewards).
@@ -68,7 +68,7 @@ def kl_gae_whiten(
     check_rewards(op, logprobs, ref_logprobs, scores, response_mask, kl, token_scores)
     same_shape(op, logprobs, values=values)
     check_penalty(op, beta, estimator)
-    finite(op, gamma=gamma, lam=lam)
+    discount(op, gamma=gamma, lam=lam)
     prefix_mask(op, response_mask)
     rewards, used, advantages, returns = registry.call(
         op,

@@ -75,6 +75,8 @@ def sample(
         raise shape_error("sample", "logits must be floating [B, V] with V > 0", logits)
     if u.shape != logits.shape[:1] or u.dtype != torch.float64 or u.device != logits.device:
         raise shape_error("sample", f"u must be float64 [{logits.shape[0]}]", u)
+    if u.device.type == "cpu" and not bool(((u >= 0) & (u < 1)).all()):
+        raise ValueError("sample: u must be in [0, 1)")
     temperature_at_least("sample", temperature, zero_allowed=True)
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
         raise ValueError(f"sample: top_k must be an integer of at least 0 (0: all), got {top_k}")

@@ -17,6 +17,7 @@ from fairlead import strategy
 from fairlead.attention import XFORMERS, use_xformers, xformers_attention
 from fairlead.errors import ConfigError
 from fairlead.models import hidden_states, load_causal
+from fairlead.scalar import scalar_from_causal
 from fairlead.strategy import SingleDevice
 
 TOKENS = torch.tensor([[3, 4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15, 16]])
@@ -52,6 +53,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     ops.memory_efficient_attention = attend  # type: ignore[attr-defined]
     ops.LowerTriangularMask = LowerTriangularMask  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+
+
+def test_a_reward_or_value_model_attends_by_it_too(stand_in: None, tmp_path: Path) -> None:
+    path = save_causal(tmp_path / "model")
+    plain = scalar_from_causal(str(path), 64, 0, SingleDevice("cpu"), 0).eval()
+    changed = scalar_from_causal(str(path), 64, 0, SingleDevice("cpu"), 0).eval()
+    use_xformers(changed)
+    where = torch.ones_like(TOKENS, dtype=torch.bool)
+    assert changed.model.config._attn_implementation == XFORMERS
+    torch.testing.assert_close(changed(TOKENS, where), plain(TOKENS, where))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -242,3 +242,11 @@ def test_the_torch_operation_passes_opcheck():
             torch.ops.fairlead_kernels.gae.default,
             (normal(rows, width), normal(rows, width, seed=1), mask, 1.0, 0.95),
         )
+
+
+@pytest.mark.parametrize(("name", "value"), [("gamma", 1.01), ("lam", -0.1), ("lam", math.inf)])
+def test_a_discount_outside_0_to_1_is_an_error(name, value):
+    """A scan over time would multiply it up to infinity past the end of a response."""
+    zeros, mask = torch.zeros(2, 3), prefix_mask([1, 2], 3)
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got {value}"):
+        gae(zeros, zeros, mask, **{name: value})

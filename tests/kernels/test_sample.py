@@ -260,3 +260,14 @@ def test_a_target_that_rounding_left_unreached_takes_the_last_token_with_weight(
     index, before = _first_above(weights, u_of(3.0))
     assert index.item() == 1
     assert before.item() == 1.0
+
+
+@pytest.mark.parametrize("u", [-0.1, 1.0, math.nan])
+def test_a_number_outside_0_to_1_is_an_error(u):
+    with pytest.raises(ValueError, match=r"u must be in \[0, 1\)"):
+        sample(torch.tensor([[-math.inf, 0.0]]), u_of(u))
+
+
+def test_a_temperature_that_float32_takes_for_0_is_an_error():
+    with pytest.raises(ValueError, match="1e-46 is 0 in float32"):
+        sample(torch.zeros(1, 2), u_of(0.5), 1e-46)

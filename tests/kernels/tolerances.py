@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PLAIN_FACTOR = 2.0
-ULPS = 4.0
+from fairlead_kernels.bench.judge import PLAIN_FACTOR, ULPS
 
 # Vocabulary gradients sum to 0 in exact arithmetic. In float32 each of V terms of size at most 1 is
 # rounded once, and the errors add up like a random walk at worst a few ulp of 1 wide.
@@ -21,7 +20,6 @@ GRADIENT_SUM = 1e-5
 # size of a logit, since what is off in a logit is in proportion off in a probability.
 CHUNK_ULPS = 4.0
 
-# The level under which a chi-squared test of 1e5 fixed draws is called a failure.
 # The level under which a chi-squared test of fixed draws is called a failure.
 CHI_SQUARED_LEVEL = 1e-3
 

@@ -101,7 +101,11 @@ def measure_error(
         return (math.nan, plain, math.nan), f"{name} has the shape {shapes}"
     error = difference(actual, exact)
     size = exact if terms is None else terms
-    allowed = (ULPS * ulp(size)).expand_as(error).clamp(min=PLAIN_FACTOR * plain)
+    allowed = (
+        (ULPS * ulp(size))
+        .expand_as(error)
+        .clamp(min=PLAIN_FACTOR * (plain if math.isfinite(plain) else 0.0))
+    )
     if not error.numel():
         return (0.0, plain, 0.0), None
     at = int((error - allowed).argmax())

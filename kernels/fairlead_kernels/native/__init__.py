@@ -109,9 +109,10 @@ def _cpu_available() -> str | None:
 
 
 def _cuda_available() -> str | None:
-    status = native_status()
-    if "cuda" not in status.parts:
-        return f"no native CUDA kernels: {status.reason}"
+    module, _ = _load()
+    # native_status() reads a file: too slow for every call, and torch.compile cannot trace it.
+    if not hasattr(module, "gae_cuda"):
+        return f"no native CUDA kernels: {native_status().reason}"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 

@@ -74,7 +74,11 @@ def register(op: str, supports: Callable[..., str | None], function: str = "") -
         if not found:  # torch.compile cannot trace an import: after the first call there is none.
             loaded = importlib.import_module(f"fairlead_kernels.triton.{module}")
             found.append(getattr(loaded, name))
-        return found[0](*args, **kwargs)
+        place = next(one.device for one in args if isinstance(one, Tensor))
+        if place.type != "cuda" or place.index == torch.cuda.current_device():
+            return found[0](*args, **kwargs)
+        with torch.cuda.device(place):  # triton launches on the current device
+            return found[0](*args, **kwargs)
 
     registry.register(
         op,
