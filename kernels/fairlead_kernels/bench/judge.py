@@ -129,19 +129,16 @@ def exact_outputs(workload: Workload, inputs: Inputs) -> Outputs:
     own = [inputs.kwargs[name].shape[1:].numel() for name in workload.split]
     width = max(*own, *(max(value.shape) for value in given))
     step = max(1, _PART // max(1, width))
-    parts = [
-        workload.call(plain, inputs.rows(start, start + step, workload.split).double())
-        for start in range(0, max(1, first.shape[0]), step)
-    ]
     shared = {f"d {name}" for name in inputs.leaves if name not in workload.split}
-    return {
-        name: (
-            torch.stack([part[name] for part in parts]).sum(0)
-            if name in shared
-            else torch.cat([part[name] for part in parts])
-        )
-        for name in parts[0]
-    }
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, max(1, first.shape[0]), step):
+        some = inputs.rows(start, start + step, workload.split)
+        for name, value in workload.call(plain, some.double()).items():
+            if name in shared and name in parts:
+                parts[name][0] += value  # all parts at once may be more than there is memory
+            else:
+                parts.setdefault(name, []).append(value)
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def error_rule(workload: Workload, inputs: Inputs) -> Judge:

@@ -18,7 +18,8 @@ _SHORTEST_SAMPLE = 2e-4
 # How long one call's turn lasts, unless a single sample takes longer.
 _TURN = 1e-2
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 200
-_WARM_CALLS = 1
+# A first call that takes longer is as good as a warm one.
+_LONG = 0.5
 
 
 @dataclass
@@ -64,9 +65,6 @@ def measure(
     if not calls:
         return {}
     sampler = _CudaSampler(device) if device.type == "cuda" else _CpuSampler()
-    for call in calls.values():
-        for _ in range(_WARM_CALLS):
-            call()
     plan = {name: sampler.plan(call) for name, call in calls.items()}
     found = {name: Samples() for name in calls}
     end = time.perf_counter() + seconds * len(calls)
@@ -101,10 +99,13 @@ def device_seconds(call: Call, device: torch.device) -> float | None:
     if cuda not in torch.profiler.supported_activities():
         return None
     times = 5
-    with torch.profiler.profile(activities=[cuda]) as profile:
-        for _ in range(times):
-            call()
-        torch.cuda.synchronize(device)
+    try:
+        with torch.profiler.profile(activities=[cuda]) as profile:
+            for _ in range(times):
+                call()
+            torch.cuda.synchronize(device)
+    except RuntimeError:  # a machine may forbid it; the call itself has run before
+        return None
     events = profile.profiler.kineto_results.events()
     # What is not on the CPU is a kernel, a copy or a fill.
     spent = [event.duration_ns() for event in events if event.device_type().name != "CPU"]
@@ -116,7 +117,8 @@ class _CpuSampler:
 
     def plan(self, call: Call) -> tuple[int, int]:
         """How many samples a turn takes, and of how many calls each is."""
-        once = max(self._time(call, 1), 1e-9)
+        once = self._time(call, 1)
+        once = max(once if once > _LONG else self._time(call, 1), 1e-9)
         repeats = max(1, round(_SHORTEST_SAMPLE / once))
         return max(1, int(_TURN / (once * repeats))), repeats
 
@@ -141,6 +143,8 @@ class _CudaSampler:
 
     def plan(self, call: Call) -> tuple[int, int]:
         """How many samples a turn takes, of one call each."""
+        call()
+        torch.cuda.synchronize(self.device)
         begin = time.perf_counter()
         call()
         torch.cuda.synchronize(self.device)
