@@ -29,6 +29,25 @@ EOS, PAD = 22, 23
 PROMPTS = ([1, 2, 3], [4], [5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15], [16], [3, 1], [9, 9, 2])
 
 
+NEW_TOKENS = 10
+
+
+def request(prompts: Any = PROMPTS, **changes: Any) -> GenerationRequest:
+    return GenerationRequest(
+        **{
+            "prompts": prompts,
+            "sequence_ids": range(len(prompts)),
+            "max_new_tokens": NEW_TOKENS,
+            "stop_token_ids": (),
+            "temperature": 0.0,
+            "seed": 1,
+            "iteration": 1,
+            "token_budget": 10_000,
+            **changes,
+        }
+    )
+
+
 class SpyReward:
     """Keeps what it was asked to score; the score is a function of a response's ids."""
 

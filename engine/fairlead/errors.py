@@ -47,6 +47,12 @@ class NonFiniteError(FairleadError):
     exit_code = EXIT_NON_FINITE
 
 
+class LogprobError(FairleadError):
+    """Log-probs of a rollout are not those of the policy that is to be trained on it."""
+
+    exit_code = EXIT_NON_FINITE
+
+
 class Stopped(FairleadError):
     """A signal asked for a stop and a checkpoint has been written."""
 

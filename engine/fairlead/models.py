@@ -15,6 +15,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.activations import NewGELUActivation
 
 from fairlead.attention import XFORMERS
 from fairlead.errors import ConfigError, listing
@@ -160,10 +161,22 @@ def ready(model: Any, strategy: Strategy, trained: bool) -> nn.Module:
         eos_token_id=model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,
     )
+    use_fused_gelu(model)
     placed: nn.Module = strategy.place(model, trained=trained)
     placed.eval()
     placed._plain_head = _head_is_plain(placed)  # type: ignore[assignment]
     return placed
+
+
+def use_fused_gelu(model: nn.Module) -> None:
+    """Have torch compute GPT-2's approximation of GELU in one operation in place of eight.
+
+    The function is the same to rounding; forward and backward touch memory once.
+    """
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(parent, name, nn.GELU(approximate="tanh"))
 
 
 @torch.no_grad()

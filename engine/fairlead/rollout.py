@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -15,6 +15,7 @@ from fairlead.components import Reward, RewardBatch
 from fairlead.config import Config, RolloutBackendSpec, named
 from fairlead.data import pad
 from fairlead.generation import Generated, GenerationRequest, RolloutBackend
+from fairlead.phases import Phases
 from fairlead.records import Prompt
 from fairlead.scalar import ScalarModel
 from fairlead.scorer import Scorer, length_mask, response_targets, scatter
@@ -50,19 +51,28 @@ class RolloutSettings(Config):
         temperature: Divides the logits of policy, old policy and reference alike.
         stop_tokens: Tokens that end a response; None: the tokenizer's end-of-sequence token;
             an empty list: only the length limit.
+        stop_strings: Text that ends a response, with the token that completes it.
         truncation: What becomes of the score of a response that the length limit cut:
             ``none`` (it stays), ``{replace: X}`` (lm-human-preferences: -1) or
             ``{subtract: X}`` (TRL).
         token_budget: Most tokens of a forward pass, padding included.
+        reuse_rollout_logprobs: Take the log-probs that responses were drawn with for the old
+            policy's, which saves a forward pass. Another forward pass than training's rounds
+            otherwise, so the first ratio is 1 to rounding only.
+        reuse_tolerance: With it: the run ends when the mean difference to the training pass, in
+            nats a token, is larger in the first minibatch of a rollout.
     """
 
-    backend: RolloutBackendSpec = named("hf")
+    backend: RolloutBackendSpec = named("native")
     max_prompt_tokens: int = Field(default=1000, ge=1)
     max_new_tokens: int = Field(default=1000, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     stop_tokens: list[str] | None = None
+    stop_strings: list[Annotated[str, Field(min_length=1)]] = []
     truncation: Literal["none"] | Replace | Subtract = "none"
     token_budget: int = Field(default=16384, ge=1)
+    reuse_rollout_logprobs: bool = False
+    reuse_tolerance: float = Field(default=0.05, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -200,6 +210,7 @@ def collect(
     policy_version: int,
     samples_per_prompt: int = 1,
     full_kl: bool = False,
+    phases: Phases | None = None,
 ) -> Rollout:
     """Collect one rollout: generate, log-probs, reference, values, scores.
 
@@ -212,12 +223,15 @@ def collect(
         policy_version: Kept with the rollout.
         samples_per_prompt: Responses to each prompt.
         full_kl: Also form the full-vocabulary KL to the reference.
+        phases: Told what takes how long.
     """
     device = actors.strategy.device
+    phase = phases or Phases(device)
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
 
     # 1. Generate.
-    generated = _generate(actors, [ids for _, ids in repeated], settings, seed, iteration)
+    with phase("generate"):
+        generated = _generate(actors, [ids for _, ids in repeated], settings, seed, iteration)
     answers = [g.tokens.tolist() for g in generated]
     tokens, prompt_lengths, response_lengths = _lay_out(repeated, answers, device)
     mask = length_mask(response_lengths)
@@ -232,18 +246,28 @@ def collect(
     )
 
     # 2. Log-probs of the policy, by the forward pass it is trained with.
-    logprobs, entropy = scorer.logprobs(actors.policy)
+    sampled = _aligned([g.logprobs for g in generated], mask)
+    with phase("logprobs"):
+        if settings.reuse_rollout_logprobs:
+            logprobs, entropy = sampled, _aligned([_entropy(g) for g in generated], mask)
+        else:
+            logprobs, entropy = scorer.logprobs(actors.policy)
     # 3. Log-probs of the reference, at the same temperature.
-    zeros = torch.zeros_like(logprobs)
-    ref_logprobs = scorer.logprobs(actors.reference)[0] if actors.reference else zeros
+    ref_logprobs = values = torch.zeros_like(logprobs)
+    if actors.reference:
+        with phase("reference"):
+            ref_logprobs = scorer.logprobs(actors.reference)[0]
     kl_full = scorer.kl_full(actors.policy, actors.reference) if full_kl else None
     # 4. Values of the state before each response token.
-    values = scorer.values(actors.value) if actors.value else zeros
+    if actors.value:
+        with phase("values"):
+            values = scorer.values(actors.value)
     # 5. Scores of the sampled ids.
     texts = actors.tokenizer.batch_decode(answers, skip_special_tokens=True)
     records = [record for record, _ in repeated]
     batch = RewardBatch(tokens, prompt_lengths, response_lengths, records, texts)
-    scored = score(actors.reward, batch)
+    with phase("reward"):
+        scored = score(actors.reward, batch)
     ended = torch.tensor([g.finish == "stop" for g in generated], device=device)
     return Rollout(
         tokens=tokens,
@@ -252,7 +276,7 @@ def collect(
         response_mask=mask,
         logprobs=logprobs,
         entropy=entropy,
-        sampler_logprobs=_aligned(generated, mask),
+        sampler_logprobs=sampled,
         ref_logprobs=ref_logprobs,
         values=values,
         scores=truncation_rule(scored.total.to(device), ended, settings),
@@ -282,6 +306,8 @@ def _generate(
         seed=seed,
         iteration=iteration,
         token_budget=settings.token_budget,
+        stop_strings=tuple(settings.stop_strings),
+        decode=actors.tokenizer.decode,
     )
     with actors.strategy.autocast():
         return actors.backend.generate(actors.policy, request)
@@ -310,6 +336,10 @@ def truncation_rule(scores: Tensor, ended: Tensor, settings: RolloutSettings) ->
             return scores
 
 
-def _aligned(generated: Sequence[Generated], mask: Tensor) -> Tensor:
-    flat = torch.cat([g.logprobs for g in generated]) if generated else torch.zeros(0)
+def _entropy(generated: Generated) -> Tensor:
+    return torch.zeros_like(generated.logprobs) if generated.entropy is None else generated.entropy
+
+
+def _aligned(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
+    flat = torch.cat(list(rows)) if rows else torch.zeros(0)
     return scatter(flat.to(mask.device), mask)

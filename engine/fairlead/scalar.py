@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from fairlead.errors import ConfigError
-from fairlead.models import hidden_states, load_config
+from fairlead.models import hidden_states, load_config, use_fused_gelu
 from fairlead.strategy import Strategy
 
 BIAS = "fairlead_bias"
@@ -139,6 +139,7 @@ def _make(
             "As a reward it can score text: {name: classifier, model: ...}. A value model starts "
             "from a reward model of a causal family, such as stage:rm."
         )
+    use_fused_gelu(model)
     scalar = ScalarModel(model, float(getattr(config, BIAS, 0.0)))
     head, bias = scalar.head.weight.detach().clone(), scalar.bias.detach().clone()
     placed = strategy.place(scalar, trained=trained)

@@ -1,4 +1,4 @@
-"""The hf rollout backend against transformers' own greedy generation."""
+"""Both rollout backends against transformers' own greedy generation."""
 
 from __future__ import annotations
 
@@ -8,35 +8,28 @@ from typing import Any
 
 import pytest
 import torch
-from rl import EOS, PROMPTS
+from rl import EOS, NEW_TOKENS, PROMPTS, request
 from support import FAMILIES, save_causal
 
-from fairlead.generation import GenerationRequest
 from fairlead.generation.hf import HfBackend
+from fairlead.generation.native import NativeBackend, NativeConfig
 from fairlead.models import load_causal
 from fairlead.strategy import SingleDevice
 
-NEW_TOKENS = 10
+BACKENDS = {
+    "hf": lambda: HfBackend(None),  # type: ignore[arg-type]
+    "native": lambda: NativeBackend(NativeConfig(slots=3)),
+    "native, not recorded": lambda: NativeBackend(NativeConfig(slots=3, record=False)),
+}
 
 
-def request(prompts: Any = PROMPTS, **changes: Any) -> GenerationRequest:
-    return GenerationRequest(
-        **{
-            "prompts": prompts,
-            "sequence_ids": range(len(prompts)),
-            "max_new_tokens": NEW_TOKENS,
-            "stop_token_ids": (),
-            "temperature": 0.0,
-            "seed": 1,
-            "iteration": 1,
-            "token_budget": 10_000,
-            **changes,
-        }
-    )
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Any:
+    return BACKENDS[request.param]()
 
 
-def generate(model: Any, **changes: Any) -> list[list[int]]:
-    found = HfBackend(None).generate(model, request(**changes))  # type: ignore[arg-type]
+def generate(backend: Any, model: Any, **changes: Any) -> list[list[int]]:
+    found = backend.generate(model, request(**changes))
     return [generated.tokens.tolist() for generated in found]
 
 
@@ -46,12 +39,14 @@ def near_tie(model: Any, ids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_rows_are_those_of_generate_on_single_rows(tmp_path: Path, family: str) -> None:
+def test_greedy_rows_are_those_of_generate_on_single_rows(
+    tmp_path: Path, family: str, backend: Any
+) -> None:
     """DESIGN, Data flow: prompts of mixed lengths in one batch; near-ties within 1e-4 apart."""
     model: Any = load_causal(
         str(save_causal(tmp_path, family, initializer_range=0.3)), SingleDevice("cpu"), trained=True
     )
-    batched = generate(model)
+    batched = generate(backend, model)
     assert len({tuple(row) for row in batched}) > 4  # the model says something of its prompt
     for prompt, ours in zip(PROMPTS, batched, strict=True):
         alone = model.generate(
@@ -66,19 +61,19 @@ def test_greedy_rows_are_those_of_generate_on_single_rows(tmp_path: Path, family
             assert near_tie(model, [*prompt, *alone[:differs]]), (prompt, ours, alone)
 
 
-def test_draws_follow_the_sequence_and_not_its_slot(tmp_path: Path) -> None:
+def test_draws_follow_the_sequence_and_not_its_slot(tmp_path: Path, backend: Any) -> None:
     """Fidelity item 14: rows in another order, with the numbers of their sequences."""
     model = load_causal(str(save_causal(tmp_path)), SingleDevice("cpu"), trained=True)
-    straight = generate(model, temperature=1.0)
+    straight = generate(backend, model, temperature=1.0)
     order = [6, 2, 7, 0, 5, 3, 1, 4]
     mixed = generate(
-        model, prompts=[PROMPTS[i] for i in order], sequence_ids=order, temperature=1.0
+        backend, model, prompts=[PROMPTS[i] for i in order], sequence_ids=order, temperature=1.0
     )
     assert mixed == [straight[i] for i in order]
-    assert generate(model, sequence_ids=range(1, 9), temperature=1.0) != straight
+    assert generate(backend, model, sequence_ids=range(1, 9), temperature=1.0) != straight
 
 
-def test_a_models_own_generation_settings_have_no_influence(tmp_path: Path) -> None:
+def test_a_models_own_generation_settings_have_no_influence(tmp_path: Path, backend: Any) -> None:
     """Fidelity items 10 and 11: the distribution is the model's own, and the stop tokens ours."""
     plain, spoilt = save_causal(tmp_path / "plain"), save_causal(tmp_path / "spoilt")
     settings = {
@@ -100,8 +95,8 @@ def test_a_models_own_generation_settings_have_no_influence(tmp_path: Path) -> N
     for stop in ((), (EOS,), (9, 12)):
         for temperature in (0.0, 1.0):
             settings = {"temperature": temperature, "stop_token_ids": stop}
-            assert generate(first, **settings) == generate(second, **settings)
-    drawn = generate(second, temperature=1.0)
+            assert generate(backend, first, **settings) == generate(backend, second, **settings)
+    drawn = generate(backend, second, temperature=1.0)
     assert any(token in (3, 4, 5, EOS) for row in drawn for token in row[:-1])
     assert all(len(row) == NEW_TOKENS for row in drawn)
 
@@ -117,14 +112,16 @@ def test_what_a_run_exports_has_no_foreign_generation_settings(tmp_path: Path) -
     assert not {"top_k", "repetition_penalty", "do_sample"} & set(exported)
 
 
-def test_log_probs_are_those_of_the_distribution_drawn_from(tmp_path: Path) -> None:
-    """Fidelity item 13, the sampler's side: to 1e-4 in float32."""
+def test_log_probs_are_those_of_the_distribution_drawn_from(tmp_path: Path, backend: Any) -> None:
+    """Fidelity item 13, the sampler's side: to 1e-5 in float32."""
     model: Any = load_causal(
         str(save_causal(tmp_path, initializer_range=0.3)), SingleDevice("cpu"), trained=True
     )
-    found = HfBackend(None).generate(model, request(temperature=0.7))  # type: ignore[arg-type]
+    found = backend.generate(model, request(temperature=0.7))
     for prompt, generated in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([[*prompt, *generated.tokens.tolist()]])
         logp = (model(input_ids=ids).logits[0, len(prompt) - 1 : -1] / 0.7).log_softmax(-1)
         expected = logp.gather(1, generated.tokens[:, None])[:, 0]
-        torch.testing.assert_close(generated.logprobs, expected.detach(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(generated.logprobs, expected.detach(), rtol=0, atol=1e-5)
+        entropy = -(logp.exp() * logp).sum(-1)
+        torch.testing.assert_close(generated.entropy, entropy.detach(), rtol=0, atol=1e-5)

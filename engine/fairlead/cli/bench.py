@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fairlead.cli.bench_generate import generate
+from fairlead.cli.bench_ppo import ppo
 from fairlead.cli.options import PluginChoice, examples, plugin_options, warn_broken
 from fairlead.errors import ConfigError, FairleadError, did_you_mean, listing
 
@@ -54,11 +56,16 @@ def many(name: str, metavar: str, text: str, default: str, **more: Any) -> Calla
 @click.group(
     epilog=examples(
         "fairlead bench kernels --op gae",
-        "fairlead bench kernels --json benchmarks/results/mine.json",
+        "fairlead bench generate --rows 1",
+        "fairlead bench ppo",
     )
 )
 def bench() -> None:
     """Measure how fast things are here."""
+
+
+bench.add_command(generate)
+bench.add_command(ppo)
 
 
 @bench.command(

@@ -87,7 +87,7 @@ def generate(
     text = _prompt(prompt)
     plugins = PluginChoice.of(ctx, plugin, no_plugin).load()
     warn_broken(plugins)
-    backend: Any = plugins.registry.get("rollout_backends", "hf").load()
+    backend: Any = plugins.registry.get("rollout_backends", "native").load()
     sampling = Sampling(max_new_tokens, temperature, seed, tuple(stop))
     click.echo(
         continue_text(text, model, backend(backend.Config()), sampling, device, trust_remote_code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,7 +22,9 @@ class GenerationRequest:
         temperature: Divides the logits; 0 is greedy.
         seed: With ``iteration``, ``sequence_ids`` and the position it keys every draw.
         iteration: The rollout iteration.
-        token_budget: Most tokens of a batch, padding included.
+        token_budget: Most tokens of a forward pass over prompts, padding included.
+        stop_strings: Any of them ends a response, with the token that completes it.
+        decode: From token ids to text; needed for stop strings.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -33,6 +35,8 @@ class GenerationRequest:
     seed: int
     iteration: int
     token_budget: int
+    stop_strings: tuple[str, ...] = ()
+    decode: Callable[[Sequence[int]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class Generated:
         tokens: ``[n]`` int64, n >= 1, the stop token included.
         logprobs: ``[n]`` float32, under the distribution they were drawn from.
         finish: ``stop`` or ``length``.
+        entropy: ``[n]`` float32, of those distributions, nats; None where it is not known.
     """
 
     tokens: Tensor
     logprobs: Tensor
     finish: Literal["stop", "length"]
+    entropy: Tensor | None = None
 
 
 class RolloutBackend(Protocol):

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from fairlead.config import Config
 from fairlead.data import microbatches
 from fairlead.generation import Generated, GenerationRequest
+from fairlead.generation.stops import Stops
 from fairlead_kernels import philox_uniform, sample
 
 
@@ -24,7 +25,11 @@ class HfConfig(Config):
 
 
 class HfBackend:
-    """Generates with transformers; works for every causal language model."""
+    """Generates with transformers; works for every causal language model.
+
+    A response that a stop string ended is cut afterwards: transformers goes on until every row
+    has a stop token or is at its limit.
+    """
 
     Config = HfConfig
 
@@ -67,18 +72,18 @@ def _generate_rows(model: Any, request: GenerationRequest, rows: list[int]) -> l
         **({} if stop else {"eos_token_id": -1}),
     )[:, width:].cpu()
     logprobs = torch.stack(sampler.logprobs, dim=1).cpu()
-    return [_cut(output[slot], logprobs[slot], request.stop_token_ids) for slot in range(len(rows))]
+    entropy = torch.stack(sampler.entropy, dim=1).cpu()
+    stops = Stops(frozenset(stop), request.stop_strings, request.decode)
+    return [_cut(output[slot], logprobs[slot], entropy[slot], stops) for slot in range(len(rows))]
 
 
-def _cut(tokens: Tensor, logprobs: Tensor, stop: tuple[int, ...]) -> Generated:
-    """End a response at its first stop token, which is part of it (fidelity item 11)."""
-    length, finish = len(tokens), "length"
-    if stop:
-        hits = torch.isin(tokens, torch.tensor(stop)).nonzero()
-        if len(hits):
-            length, finish = int(hits[0]) + 1, "stop"
-    kind: Literal["stop", "length"] = "stop" if finish == "stop" else "length"
-    return Generated(tokens[:length].clone(), logprobs[:length].clone(), kind)
+def _cut(tokens: Tensor, logprobs: Tensor, entropy: Tensor, stops: Stops) -> Generated:
+    """End a response where it should have ended; what ends it is part of it (item 11)."""
+    length, ended = stops.length(tokens.tolist())
+    finish: Literal["stop", "length"] = "stop" if ended else "length"
+    return Generated(
+        tokens[:length].clone(), logprobs[:length].clone(), finish, entropy[:length].clone()
+    )
 
 
 class _KeyedSampler(LogitsProcessor):  # type: ignore[misc, unused-ignore]
@@ -89,6 +94,7 @@ class _KeyedSampler(LogitsProcessor):  # type: ignore[misc, unused-ignore]
         self.sequences = torch.tensor(sequence_ids, dtype=torch.int64)
         self.width = width
         self.logprobs: list[Tensor] = []
+        self.entropy: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores of 0 at the drawn tokens and -inf elsewhere."""
@@ -99,6 +105,7 @@ class _KeyedSampler(LogitsProcessor):  # type: ignore[misc, unused-ignore]
             self.sequences,
             torch.full_like(self.sequences, position),
         ).to(scores.device)
-        drawn, logprob, _ = sample(scores.float(), uniform, self.request.temperature)
+        drawn, logprob, entropy = sample(scores.float(), uniform, self.request.temperature)
         self.logprobs.append(logprob)
+        self.entropy.append(entropy)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)

@@ -41,7 +41,7 @@ class AnswerConfig(Config):
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     stop_tokens: list[str] | None = None
-    backend: RolloutBackendSpec = named("hf")
+    backend: RolloutBackendSpec = named("native")
     token_budget: int = Field(default=16384, ge=1)
 
 

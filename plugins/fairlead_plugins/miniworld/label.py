@@ -84,7 +84,7 @@ class LabelConfig(Config):
     heldout_staff: Group = Field(default_factory=dict, validate_default=True)
     max_new_tokens: int = Field(default=24, ge=1)
     temperature: float = Field(default=1.0, gt=0)
-    backend: RolloutBackendSpec = named("hf")
+    backend: RolloutBackendSpec = named("native")
     token_budget: int = Field(default=16384, ge=1)
 
     @model_validator(mode="after")

@@ -18,7 +18,6 @@ def rollout_metrics(
     mask = rollout.response_mask
     kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)
     surprise = torch.where(mask, -rollout.logprobs, 0.0).sum(1)
-    drift = (rollout.logprobs - rollout.sampler_logprobs)[mask].abs()
     score = float(rollout.scores.mean())
     non_score = credit.metrics.get("objective/non_score_reward", 0.0)
     metrics = {
@@ -28,8 +27,7 @@ def rollout_metrics(
         "objective/rlhf_reward": score + non_score,
         "val/num_eos_tokens": float(rollout.ended.sum()),
         "rollout/response_tokens": float(rollout.response_lengths.float().mean()),
-        "rollout/sampler_drift_mean": float(drift.mean()),
-        "rollout/sampler_drift_max": float(drift.max()),
+        **sampler_drift(rollout),
         **credit.metrics,
     }
     if algorithm.needs_reference:
@@ -44,6 +42,25 @@ def rollout_metrics(
     for name, part in rollout.score_parts.items():
         metrics[f"scores/{name}"] = float(part.mean())
     return metrics
+
+
+def sampler_drift(rollout: Rollout) -> dict[str, float]:
+    """Return how the sampler's log-probs differ from those trained with, in nats a token.
+
+    Nothing where the sampler's were taken for them. k3 estimates KL(sampler || policy)
+    (Schulman 2020, "Approximating KL divergence").
+    """
+    if rollout.logprobs is rollout.sampler_logprobs:
+        return {}
+    ratio = (rollout.logprobs - rollout.sampler_logprobs)[rollout.response_mask]
+    drift = ratio.abs()
+    rank = max(0, -(-99 * len(drift) // 100) - 1)  # the smallest that 99 % do not exceed
+    return {
+        "rollout/sampler_drift_mean": float(drift.mean()),
+        "rollout/sampler_drift_p99": float(drift.sort().values[rank]),
+        "rollout/sampler_drift_max": float(drift.max()),
+        "rollout/sampler_k3": float((ratio.expm1() - ratio).mean()),
+    }
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> float:

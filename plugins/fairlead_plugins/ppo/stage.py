@@ -9,6 +9,7 @@ from fairlead.checkpoint import ModelState, NumberState, OptimizerState, Statefu
 from fairlead.data import DataFeed
 from fairlead.measure import Measure
 from fairlead.models import save_model
+from fairlead.phases import Phases
 from fairlead.rollout import collect
 from fairlead.scoring import shape_rewards
 from fairlead.session import Session
@@ -50,7 +51,7 @@ class PpoStage:
             measure.before(learner.policy, session)
             for iteration in session.steps():
                 # 2. Take the next prompts.
-                begun = time.perf_counter()
+                begun, phases = time.perf_counter(), Phases(context.strategy.device)
                 prompts = [crew.prompts[i] for i in feed.take(cfg.batch_size)]
                 # 3. Collect: generate, log-probs, reference, values, scores.
                 rollout = collect(
@@ -62,20 +63,22 @@ class PpoStage:
                     policy_version=iteration - 1,
                     samples_per_prompt=algorithm.samples_per_prompt,
                     full_kl=algorithm.needs_full_kl,
+                    phases=phases,
                 )
                 rollout = shape_rewards(rollout, context)
                 hook.rollout_collected(rollout=rollout, context=context)
                 # 4. Assign credit: rewards, advantages, returns.
                 credit = algorithm.assign_credit(rollout)
                 # 5. Minibatches: policy and value loss, auxiliary losses, optimizer step.
-                learned = update(
-                    learner, rollout, credit, iteration, context.seed(f"split{iteration}")
-                )
+                with phases("update"):
+                    learned = update(
+                        learner, rollout, credit, iteration, context.seed(f"split{iteration}")
+                    )
                 # 6. Measure, log, checkpoint.
                 last = rollout_metrics(rollout, credit, iteration, algorithm)
                 last["eps"] = len(rollout) / (time.perf_counter() - begun)
                 measured = measure.after(learner.policy, iteration)
-                session.finish(iteration, {**last, **learned, **measured})
+                session.finish(iteration, {**last, **learned, **measured, **phases.metrics()})
         # 7. Leave plain transformers directories: the raw policy, the average under ema/.
         save_model(learner.policy, actors.tokenizer, context.directory)
         if learner.average:

@@ -19,10 +19,11 @@ from fairlead.components import (
     ValueLoss,
 )
 from fairlead.data import microbatches
+from fairlead.errors import LogprobError
 from fairlead.metrics import Sums
 from fairlead.models import target_logprobs
 from fairlead.optim import Updater, WeightAverage, check_finite
-from fairlead.rollout import Credit, Rollout
+from fairlead.rollout import Credit, Rollout, RolloutSettings
 from fairlead.scalar import ScalarModel
 from fairlead.scorer import scatter, values_before
 from fairlead.strategy import Strategy
@@ -83,7 +84,7 @@ def update(
             # 1. Policy and value losses, into the gradient buffers.
             tokens = _accumulate(learner, rollout, credit, rows, sums, iteration)
             if not first:
-                first = {"val/ratio_first": sums.means().get("val/ratio", 1.0)}
+                first = _first_minibatch(cfg.rollout, sums.means())
             # 2. Auxiliary losses (ptx), into the same buffers (fidelity item 24).
             for term in learner.auxiliary:
                 sums.add_all(term.backward(learner.policy, len(rows), tokens))
@@ -101,6 +102,23 @@ def update(
     means = sums.means()
     means["val/ratio_var"] = means.pop("val/ratio_sq", 1.0) - means.get("val/ratio", 1.0) ** 2
     return {**means, **first, **last}
+
+
+def _first_minibatch(settings: RolloutSettings, means: dict[str, float]) -> dict[str, float]:
+    """Return what the first minibatch says of the old log-probs, before any step.
+
+    Raises:
+        LogprobError: When the rollout's were taken for them and are too far off.
+    """
+    gap = means["val/logprob_gap"]
+    if settings.reuse_rollout_logprobs and not gap <= settings.reuse_tolerance:
+        raise LogprobError(
+            f"reuse_rollout_logprobs: log-probs of the rollout and of the training pass differ by "
+            f"{gap:.4g} nats a token on average, and {settings.reuse_tolerance} are allowed "
+            "(reuse_tolerance). No step was taken with them. Set reuse_rollout_logprobs=false, or "
+            "find out why: a backend with other weights, another precision or another temperature."
+        )
+    return {"val/ratio_first": means.get("val/ratio", 1.0), "val/logprob_gap_first": gap}
 
 
 def _accumulate(
@@ -127,7 +145,8 @@ def _accumulate(
     for group in microbatches(lengths.tolist(), cfg.rollout.token_budget):
         inner = torch.tensor(group, device=rows.device)
         micro = _Micro(rollout, credit, rows[inner], advantages[inner])
-        term = _policy_term(learner, micro)
+        term, gap = _policy_term(learner, micro)
+        sums.add("val/logprob_gap", float(gap.sum()), gap.numel())
         loss = float(term.total.detach())
         check_finite(loss, "the policy loss", iteration)
         (term.total / divisor).backward()
@@ -171,21 +190,24 @@ class _Micro:
         return values[self.rows, : self.width]
 
 
-def _policy_term(learner: Learner, micro: _Micro) -> LossTerm:
+def _policy_term(learner: Learner, micro: _Micro) -> tuple[LossTerm, Tensor]:
+    """Return the loss, and how far each token's log-prob is from the old one."""
     with learner.strategy.autocast():
         logprobs, entropy = target_logprobs(
             learner.policy, micro.tokens, micro.targets, learner.config.rollout.temperature
         )
-    return learner.policy_loss(
+    old_logprobs = micro.cut(micro.rollout.logprobs)
+    term = learner.policy_loss(
         PolicyBatch(
             logprobs=scatter(logprobs, micro.mask),
             entropy=scatter(entropy, micro.mask),
-            old_logprobs=micro.cut(micro.rollout.logprobs),
+            old_logprobs=old_logprobs,
             ref_logprobs=micro.cut(micro.rollout.ref_logprobs),
             advantages=micro.advantages[:, : micro.width],
             response_mask=micro.mask,
         )
     )
+    return term, (logprobs.detach() - old_logprobs[micro.mask]).abs()
 
 
 def _value_term(learner: Learner, value: ScalarModel, loss: ValueLoss, micro: _Micro) -> LossTerm:

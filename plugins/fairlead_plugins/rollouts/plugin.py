@@ -6,5 +6,6 @@ from fairlead.registry import Register
 
 @hookimpl
 def register_rollout_backends(register: Register) -> None:
-    """Register ``hf``: transformers' generate with the pinned sampler."""
+    """Register ``native``, the engine's own, and ``hf``, transformers' generate."""
+    register("native", "fairlead.generation.native:NativeBackend")
     register("hf", "fairlead.generation.hf:HfBackend")

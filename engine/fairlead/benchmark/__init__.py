@@ -1,0 +1,1 @@
+"""What ``fairlead bench generate`` and ``fairlead bench ppo`` measure."""

@@ -1,0 +1,75 @@
+"""``fairlead bench generate``: the native rollout backend beside transformers' generate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fairlead.cli.bench_models import case_options, check_file, machine, number, size_of
+from fairlead.cli.options import examples
+
+
+@click.command(
+    epilog=examples(
+        "fairlead bench generate",
+        "fairlead bench generate --rows 64 --response 256 --mean-length 64",
+        "fairlead bench generate --rows 1 --json benchmarks/results/one-row.json",
+    )
+)
+@number("rows", 64, "Prompts.")
+@case_options
+@number("rounds", 5, "Measurements of each, after one that warms up.")
+def generate(json_file: str | None, **wanted: Any) -> None:
+    """Measure generation, in turns with transformers, on a random GPT-2 of a given size."""
+    check_file(json_file)
+    size = size_of(wanted)
+    import torch
+
+    from fairlead.benchmark.generate import GenerateCase, compare, floor_seconds, summary
+    from fairlead.strategy import SingleDevice
+    from fairlead.ui import Display
+
+    display = Display()
+    case = GenerateCase(size=size, **wanted)
+    device = SingleDevice(case.device).device
+    limits, facts = machine(device, case.precision)
+    results = []
+    with display.stage("bench generate", "measurement", 3 * case.rounds) as progress:
+        for found in compare(case):
+            results.append(found)
+            progress.advance(len(results), {})
+    rows = summary(results)
+    flops = limits.gemm[getattr(torch, case.precision)]
+    ours = rows[0]
+    lines = []
+    for row in rows:
+        floor = row.tokens / floor_seconds(case, row.tokens, flops, limits.copy)
+        lines.append(
+            (
+                row.provider,
+                f"{row.tokens_per_second:,.0f}",
+                f"{row.slowest:,.0f} - {row.fastest:,.0f}",
+                f"{100 * row.tokens_per_second / floor:.0f} %",
+                "" if row is ours else f"{ours.tokens_per_second / row.tokens_per_second:.2f}x",
+            )
+        )
+    lengths = "" if case.mean_length is None else f", mean {case.mean_length}"
+    display.table(
+        f"{case.rows} prompts of {case.prompt} tokens, up to {case.response} new{lengths}, "
+        f"{case.precision} on {device.type}",
+        ("", "tokens/s", "range", "of the floor", "native is"),
+        lines,
+    )
+    if json_file:
+        record = {
+            "case": asdict(case),
+            "rows": [asdict(row) for row in rows],
+            "machine": limits.as_dict(),
+            "provenance": facts,
+        }
+        Path(json_file).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        display.note(f"written to {json_file}")

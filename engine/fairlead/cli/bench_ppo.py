@@ -1,0 +1,99 @@
+"""``fairlead bench ppo``: a step of the RL stage, by phase."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fairlead.cli.bench_models import case_options, check_file, machine, number, size_of
+from fairlead.cli.options import PluginChoice, examples, plugin_options, warn_broken
+from fairlead.errors import ConfigError
+
+
+@click.command(
+    epilog=examples(
+        "fairlead bench ppo",
+        "fairlead bench ppo --precision bfloat16 --reuse",
+        "fairlead bench ppo --layers 2 --hidden 128 --heads 4 --keep runs/bench",
+    )
+)
+@number("batch", 64, "Episodes a step.")
+@number("minibatches", 8, "Optimizer steps a step.")
+@case_options
+@click.option("--reuse", is_flag=True, help="Take the rollout's log-probs for the old policy's.")
+@number("steps", 3, "Measured, after one that warms up.")
+@click.option("--keep", metavar="DIR", help="Leave models, prompts and the run in a new directory.")
+@plugin_options()
+@click.pass_context
+def ppo(
+    ctx: click.Context,
+    /,
+    json_file: str | None,
+    keep: str | None,
+    plugin: Sequence[str],
+    no_plugin: Sequence[str],
+    **wanted: Any,
+) -> None:
+    """Measure a PPO step with policy, value, reward and reference model of one size."""
+    check_file(json_file)
+    if keep and Path(keep).exists():
+        raise ConfigError(f"--keep {keep}: it is there already. Give a directory that is not.")
+    if wanted["batch"] % wanted["minibatches"]:
+        raise ConfigError(
+            f"--batch {wanted['batch']} is no multiple of --minibatches {wanted['minibatches']}. "
+            "Give one that is."
+        )
+    plugins = PluginChoice.of(ctx, plugin, no_plugin).load()
+    warn_broken(plugins)
+    size = size_of(wanted)
+    with tempfile.TemporaryDirectory() as scratch:
+        _measure(size, wanted, Path(keep or scratch), plugins, json_file)
+
+
+def _measure(size: Any, wanted: dict[str, Any], at: Path, plugins: Any, file: str | None) -> None:
+    import torch
+
+    from fairlead.benchmark.ppo import PpoCase, measure, prepare
+    from fairlead.strategy import SingleDevice
+    from fairlead.ui import Display
+
+    display = Display()
+    case = PpoCase(size=size, **wanted)
+    device = SingleDevice(case.device).device
+    limits, facts = machine(device, case.precision)
+    prepare(case, at)
+    found = measure(case, at, plugins, display)
+    floor = found.matrix_flops / limits.gemm[getattr(torch, case.precision)]
+    rest = found.seconds - sum(found.phases.values())
+    lines = [
+        (name, f"{seconds:.2f}", f"{found.peak_gib.get(name, float('nan')):.2f}")
+        for name, seconds in [*found.phases.items(), ("the rest", rest)]
+    ]
+    peak = max(found.peak_gib.values(), default=float("nan"))
+    display.table(
+        f"PPO step: {case.batch} episodes of {case.prompt}+{found.response_tokens:.0f} tokens, "
+        f"{case.minibatches} minibatches, {case.precision} on {device.type}",
+        ("", "seconds", "peak GiB"),
+        [*lines, ("together", f"{found.seconds:.2f}", f"{peak:.2f}")],
+    )
+    display.note(
+        f"matrix products alone would take {floor:.2f} s at the measured "
+        f"{limits.gemm[getattr(torch, case.precision)] / 1e9:.0f} GFLOP/s: "
+        f"{100 * floor / found.seconds:.0f} % of the step"
+    )
+    if file:
+        record = {
+            "case": asdict(case),
+            "result": found.as_dict(),
+            "floor_seconds": floor,
+            "machine": limits.as_dict(),
+            "provenance": facts,
+        }
+        Path(file).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        display.note(f"written to {file}")

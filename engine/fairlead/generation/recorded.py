@@ -1,0 +1,102 @@
+"""Keeping recordings of decoding steps: one for all models that are built alike."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.generation.cache import SlotCache
+from fairlead.generation.step import Recording, StepFunction, eager_logits
+
+_LOG = logging.getLogger(__name__)
+
+_TOLERANCE = 0.02
+"""Of the largest logit: rounding may differ, in bfloat16 too; another computation would more."""
+
+
+_KEPT: OrderedDict[Hashable, Recording | None] = OrderedDict()
+_MOST = 16
+
+
+def fastest_step(model: Any, cache: SlotCache, record: bool) -> StepFunction:
+    """Return the fastest way there is to run a decoding step.
+
+    Args:
+        model: A causal language model that attends with `attend`.
+        cache: Empty: what is in it is written over.
+        record: Whether a recording may be used; False runs the model as it is.
+    """
+
+    def eager(tokens: Tensor, positions: Tensor) -> Tensor:
+        return eager_logits(model, cache, *cache.live(len(tokens)), tokens, positions)
+
+    recording = _recording(model, cache) if record else None
+    if recording is None:
+        return eager
+    prepared = recording.ready(model)
+
+    def repeat(tokens: Tensor, positions: Tensor) -> Tensor:
+        return recording.run(prepared, *cache.live(len(tokens)), tokens, positions)
+
+    return repeat
+
+
+def _recording(model: Any, cache: SlotCache) -> Recording | None:
+    key = _likeness(model)
+    if key not in _KEPT:
+        try:
+            found: Recording | None = Recording(model, cache)
+            if found is not None and not _same(model, cache, found):
+                raise ValueError("the recording computes something else")
+        except Exception as error:  # whatever a model does that cannot be recorded
+            _LOG.info("a decoding step of %s is not recorded: %s", type(model).__name__, error)
+            found = None
+        _KEPT[key] = found
+        while len(_KEPT) > _MOST:
+            _KEPT.popitem(last=False)
+    _KEPT.move_to_end(key)
+    return _KEPT[key]
+
+
+def _likeness(model: Any) -> Hashable:
+    """Return what decides a recording: models that have it in common differ in weights alone."""
+    kind = model.device.type
+    weights = (*model.named_parameters(), *model.named_buffers())
+    settings: Any = model.config.to_dict().items()
+    return (
+        str([(name, value) for name, value in settings if not name.startswith("_")]),
+        tuple((name, type(module)) for name, module in model.named_modules()),
+        tuple((name, one.shape, one.dtype, one.device) for name, one in weights),
+        getattr(model, "_plain_head", False),
+        torch.is_autocast_enabled(kind),
+        torch.get_autocast_dtype(kind),
+    )
+
+
+def _same(model: Any, cache: SlotCache, recording: Recording) -> bool:
+    """Ask model and recording the same, in an empty cache: surer than a list of families."""
+    rows = min(3, cache.slots)
+    vocab = model.get_input_embeddings().weight.shape[0]
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocab, (3, rows), generator=draw).to(model.device)
+    prepared = recording.ready(model)
+    ways: tuple[Callable[..., Tensor], ...] = (
+        partial(eager_logits, model, cache),
+        partial(recording.run, prepared),
+    )
+    # Position 0 is written first, then one past it: what a recording fixed would show.
+    results = []
+    for way in ways:
+        positions = torch.zeros(rows, dtype=torch.int64, device=model.device)
+        for step in range(min(3, cache.positions)):
+            logits = way(*cache.live(rows), tokens[step], positions)
+            positions = positions + 1
+        results.append(logits.float())
+    allowed = _TOLERANCE * float(results[0].abs().max())
+    return bool((results[0] - results[1]).abs().max() <= allowed)
