@@ -2,6 +2,11 @@ compiler: str
 cuda_architectures: str
 
 def cpu_instruction_set() -> str: ...
+def drop_spare_pages() -> None: ...
+
+class Pages:
+    def __init__(self, bytes: int) -> None: ...
+
 def decode_attention_cpu(
     query: int,
     keys: int,
@@ -170,7 +175,6 @@ def ppo_value_loss_cpu(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
-def advise_huge_pages(address: int, bytes: int) -> None: ...
 def logprobs_forward_cpu(
     logits: int,
     labels: int,

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from fairlead_kernels import native
 from fairlead_kernels._logprob_ops import STATS, Block, Blocks
+from fairlead_kernels.native.memory import empty
 
 __all__ = ["BLOCKS"]
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-# Less than this is not worth the advice: a huge page has 2 MiB.
-_HUGE_FROM = 8 << 20
 
 
 def _check(
@@ -110,11 +109,4 @@ def _backward(
     )
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    result = torch.empty(shape, dtype=dtype, device=device)
-    if result.nbytes >= _HUGE_FROM:
-        native.advise_huge_pages(result)
-    return result
-
-
-BLOCKS = Blocks(forward=_forward, backward=_backward, empty=_empty, state=torch.float64)
+BLOCKS = Blocks(forward=_forward, backward=_backward, empty=empty, state=torch.float64)
