@@ -33,6 +33,7 @@ def gae_cpu(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
+def is_prefix_mask(mask: int, rows: int, cols: int) -> bool: ...
 def gae_cuda(
     rewards: int,
     values: int,

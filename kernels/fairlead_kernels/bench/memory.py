@@ -66,7 +66,8 @@ def _resident(call: Callable[[], object]) -> int | None:
     """How far the process's resident memory rises, or None where that cannot be told."""
     try:
         with suppress(OSError, AttributeError):
-            # Free memory that the C library holds, or the native module, would be taken again without a rise.
+            # Free memory that the C library or the native module holds would be taken again without
+            # a rise.
             ctypes.CDLL(None).malloc_trim(0)
         drop_spare()
         _CLEAR.write_text("5")  # the peak starts again from what is resident now
