@@ -22,7 +22,7 @@ void check_lengths(const std::int64_t* lengths, std::int64_t batch, std::int64_t
 void decode_attention_cpu(std::uintptr_t query, std::uintptr_t keys, std::uintptr_t values,
                           std::uintptr_t lengths, std::uintptr_t out,
                           const std::array<std::int64_t, 5>& shape,
-                          const std::array<std::int64_t, 8>& strides, double scale, int cache_type,
+                          const std::array<std::int64_t, 8>& strides, double scale, int type,
                           int threads, const std::string& instruction_set) {
     const auto [batch, heads, kv_heads, positions, dim] = shape;
     const DecodeAttentionArguments arguments = {
@@ -39,7 +39,7 @@ void decode_attention_cpu(std::uintptr_t query, std::uintptr_t keys, std::uintpt
         {strides[2], strides[3], strides[4]},
         {strides[5], strides[6], strides[7]},
         static_cast<float>(scale),
-        static_cast<CacheType>(cache_type),
+        static_cast<FloatType>(type),
         threads,
     };
     const CpuKernels& chosen = kernels(instruction_set);
@@ -53,7 +53,7 @@ void decode_attention_cpu(std::uintptr_t query, std::uintptr_t keys, std::uintpt
 void bind_decode_attention(py::module_& module) {
     module.def("decode_attention_cpu", &decode_attention_cpu, py::arg("query"), py::arg("keys"),
                py::arg("values"), py::arg("lengths"), py::arg("out"), py::arg("shape"),
-               py::arg("strides"), py::arg("scale"), py::arg("cache_type"), py::arg("threads") = 1,
+               py::arg("strides"), py::arg("scale"), py::arg("type"), py::arg("threads") = 1,
                py::arg("instruction_set") = "");
 }
 

@@ -309,11 +309,11 @@ void attend_all(const DecodeAttentionArguments& a) {
 
 void decode_attention(const DecodeAttentionArguments& arguments) {
     switch (arguments.type) {
-        case CacheType::kFloat32:
+        case FloatType::kFloat32:
             return attend_all<float>(arguments);
-        case CacheType::kBFloat16:
+        case FloatType::kBfloat16:
             return attend_all<Bfloat16>(arguments);
-        case CacheType::kFloat16:
+        case FloatType::kFloat16:
             return attend_all<Float16>(arguments);
     }
 }

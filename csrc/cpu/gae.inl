@@ -122,12 +122,11 @@ void gae_block(const GaeArguments& a, const Rewards& rewards, std::int64_t first
     }
 }
 
+// Shared out among the threads of the parallel region around it; all have ended when it returns.
 template <typename Rewards>
-void gae_blocks(const GaeArguments& a, const Rewards& rewards, double grain) {
+void gae_blocks(const GaeArguments& a, const Rewards& rewards) {
     const std::int64_t blocks = (a.rows + kWidth - 1) / kWidth;
-    const double work = static_cast<double>(a.rows) * static_cast<double>(a.cols);
-    const int threads = worth(a.threads, work, grain);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp for schedule(static)
     for (std::int64_t block = 0; block < blocks; ++block) {
         const std::int64_t left = a.rows - block * kWidth;
         const int rows = static_cast<int>(left < kWidth ? left : kWidth);
@@ -137,9 +136,12 @@ void gae_blocks(const GaeArguments& a, const Rewards& rewards, double grain) {
 
 }  // namespace
 
-void gae(const GaeArguments& arguments) {
+void gae(const GaeArguments& a) {
     // Waking a second thread costs as much as some 200,000 positions.
-    gae_blocks(arguments, GivenRewards{arguments.rewards}, 200e3);
+    const double work = static_cast<double>(a.rows) * static_cast<double>(a.cols);
+    const int threads = worth(a.threads, work, 200e3);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    gae_blocks(a, GivenRewards{a.rewards});
 }
 
 }  // namespace fairlead::FAIRLEAD_ISA

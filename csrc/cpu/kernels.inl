@@ -13,6 +13,8 @@
 #include "logprobs.inl"
 #include "philox.inl"
 #include "ppo_loss.inl"
+#include "threshold.inl"
+//
 #include "sample.inl"
 #include "whiten.inl"
 //

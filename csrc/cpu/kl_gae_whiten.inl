@@ -30,8 +30,13 @@ struct KlRewardSource {
 }  // namespace
 
 void kl_gae_whiten(const KlGaeWhitenArguments& a) {
-    gae_blocks(a.gae, KlRewardSource{a.kl}, 150e3);
-    whiten(a.whiten);
+    // Waking a second thread, once for all three, costs as much as some 50,000 positions.
+    const int threads = worth(a.gae.threads, static_cast<double>(a.whiten.count), 50e3);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        gae_blocks(a.gae, KlRewardSource{a.kl});
+        whiten_blocks(a.whiten);
+    }
 }
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -4,23 +4,6 @@
 namespace fairlead::FAIRLEAD_ISA {
 namespace {
 
-// x = n ln 2 + r with |r| <= ln(2) / 2 and n whole. x must lie in [-104, 104], or be NaN.
-struct Reduced {
-    Ints n;
-    Floats r;
-};
-
-inline Reduced reduce(Floats x) {
-    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
-    const Floats shifter = fill(12582912.0f);
-    const Floats shifted = x * 1.44269504f + shifter;
-    const Floats whole = shifted - shifter;
-    // ln 2 in two parts; whole times the first is exact.
-    Floats r = fused(whole, fill(-0.693359375f), x);
-    r = fused(whole, fill(2.12194440e-4f), r);
-    return {(Ints)shifted - (Ints)shifter, r};
-}
-
 // (exp(r) - 1 - r) / r^2: what is left out is below 1e-8 of it.
 inline Floats exp_tail(Floats r) {
     Floats q = fused(r, fill(1.0f / 40320.0f), fill(1.0f / 5040.0f));
@@ -34,7 +17,7 @@ inline Floats exp_tail(Floats r) {
 // 2^n for n in [-126, 127].
 inline Floats power_of_two(Ints n) { return (Floats)((n + 127) << 23); }
 
-// exp(x) - 1 - x, never negative. With x = n ln 2 + r and s = 2^n it is
+// exp(x) - 1 - x, never negative. With x = n log 2 + r and s = 2^n it is
 // s (exp(r) - 1 - r) + (s r - x + s - 1): near zero n = 0, the bracket is exactly 0, and what is
 // left is r^2 times something positive. expm1(x) - x would be off by an ulp of x there. It is
 // formed at half its size, since 2^128 is not a float.

@@ -45,11 +45,11 @@ float block_max(const T* x, std::int64_t count) {
     std::int64_t i = 0;
     for (; i + kChains * kWidth <= count; i += kChains * kWidth) {
         for (int c = 0; c < kChains; ++c) {
-            top[c] = maximum(top[c], load(x + i + c * kWidth, kWidth));
+            top[c] = larger(load(x + i + c * kWidth, kWidth), top[c]);
         }
     }
-    for (; i < count; i += kWidth) top[0] = maximum(top[0], load_logits(x + i, count - i));
-    return max_lanes(maximum(maximum(top[0], top[1]), maximum(top[2], top[3])));
+    for (; i < count; i += kWidth) top[0] = larger(load_logits(x + i, count - i), top[0]);
+    return max_lanes(larger(larger(top[0], top[1]), larger(top[2], top[3])));
 }
 
 template <typename T>
@@ -100,13 +100,6 @@ void add_block(Running& row, const T* x, std::int64_t count, double temperature)
         row.sum += sum_lanes(sum[c]);
         row.weighted -= sum_lanes(weighted[c]);
     }
-}
-
-// The largest float that is at most log(vocabulary).
-inline float largest_entropy(std::int64_t vocabulary) {
-    const double exact = std::log(static_cast<double>(vocabulary));
-    const float rounded = static_cast<float>(exact);
-    return rounded > exact ? std::nextafter(rounded, 0.0f) : rounded;
 }
 
 void finish_row(const LogprobsForward& a, const Running& row, std::int64_t i) {

@@ -1,4 +1,5 @@
 // Elementary functions and reductions over a vector.
+#include <cmath>
 #include <limits>
 
 namespace fairlead::FAIRLEAD_ISA {
@@ -24,26 +25,39 @@ inline Floats at_least(Floats x, float floor) {
 #endif
 }
 
-// The larger; `a` where either is NaN.
-inline Floats maximum(Floats a, Floats b) {
+// The larger; `b` where either is NaN.
+inline Floats larger(Floats a, Floats b) {
 #if FAIRLEAD_WIDTH == 16
-    return (Floats)_mm512_maskz_max_ps(0xffff, (__m512)b, (__m512)a);
+    return (Floats)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
 #elif FAIRLEAD_WIDTH == 8
-    return (Floats)_mm256_max_ps((__m256)b, (__m256)a);
+    return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
 #else
-    return b > a ? b : a;
+    return select(a > b, a, b);
 #endif
+}
+
+// x = n log 2 + r with n whole and |r| <= log(2) / 2, for x in [kExpZero, -kExpZero] or NaN.
+struct Reduced {
+    Floats whole;  // n
+    Ints n;
+    Floats r;
+};
+
+inline Reduced reduce(Floats x) {
+    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+    const Floats magic = fill(12582912.0f);
+    const Floats shifted = fused(x, fill(1.44269504f), magic);
+    const Floats whole = shifted - magic;
+    // log 2 in two parts, the first with zeros at the end so that its product with n is exact.
+    Floats r = fused(whole, fill(-0.693359375f), x);
+    r = fused(whole, fill(2.12194440e-4f), r);
+    return {whole, (Ints)shifted - (Ints)magic, r};
 }
 
 // exp x for kExpZero <= x, or NaN, within an ulp: 2^n exp r with n the integer next to x / log 2.
 // The polynomial is a minimax fit of exp on |r| <= log(2) / 2, its error a twentieth of an ulp.
 inline Floats exp_above(Floats x) {
-    const Floats magic = fill(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer.
-    const Floats shifted = fused(x, fill(1.44269504f), magic);
-    const Floats n = shifted - magic;
-    // log 2 in two parts, the first with zeros at the end so that its product with n is exact.
-    Floats r = fused(n, fill(-0.693359375f), x);
-    r = fused(n, fill(2.12194440e-4f), r);
+    const auto [whole, n, r] = reduce(x);
     Floats p = fill(0x1.6a2434p-10f);
     p = fused(p, r, fill(0x1.1239e2p-7f));
     p = fused(p, r, fill(0x1.5558f2p-5f));
@@ -51,12 +65,11 @@ inline Floats exp_above(Floats x) {
     p = fused(p, r, fill(0x1.fffffcp-2f));
     p = fused(p, r * r, r) + 1.0f;
 #if FAIRLEAD_WIDTH == 16
-    return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+    return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)whole);
 #else
     // In two halves, so that neither factor leaves the range and denormals are rounded once.
-    const Ints whole = (Ints)shifted - 0x4b400000;
-    const Ints half = whole >> 1;
-    return p * (Floats)((half + 127) << 23) * (Floats)((whole - half + 127) << 23);
+    const Ints half = n >> 1;
+    return p * (Floats)((half + 127) << 23) * (Floats)((n - half + 127) << 23);
 #endif
 }
 
@@ -65,6 +78,13 @@ inline Floats exp(Floats x) {
     const Floats high = fill(89.0f);
     const Floats bounded = x > high ? high : x;
     return exp_above(at_least(bounded, kExpZero));
+}
+
+// The largest float that is at most log(tokens): no entropy of so many exceeds it.
+inline float largest_entropy(std::int64_t tokens) {
+    const double exact = std::log(static_cast<double>(tokens));
+    const float rounded = static_cast<float>(exact);
+    return rounded > exact ? std::nextafter(rounded, 0.0f) : rounded;
 }
 
 // In double, so that the rounding is that of the lanes alone.
@@ -89,8 +109,6 @@ inline Floats sum_across(Floats x) {
     for (int i = 1; i < kWidth; i *= 2) x = interleave_low(x, x) + interleave_high(x, x);
     return x;
 }
-
-inline Floats larger(Floats a, Floats b) { return select(a > b, a, b); }
 
 inline Floats max_across(Floats x) {
     for (int i = 1; i < kWidth; i *= 2) x = larger(interleave_low(x, x), interleave_high(x, x));

@@ -12,48 +12,28 @@ namespace {
 namespace sampling {
 
 constexpr int kChunk = kSampleChunk;
-typedef float FloatsHalf __attribute__((vector_size(2 * FAIRLEAD_WIDTH)));
-typedef double Doubles __attribute__((vector_size(4 * FAIRLEAD_WIDTH)));
-
-inline Floats larger(Floats a, Floats b) {
-#if FAIRLEAD_WIDTH == 16
-    return (Floats)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
-#elif FAIRLEAD_WIDTH == 8
-    return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
-#else
-    return select(a > b, a, b);  // b where one is NaN, as the instructions above.
-#endif
-}
-
 // A sum of float lanes, in double.
 struct Sum {
     Doubles low = {};
     Doubles high = {};
 
     void add(Floats x) {
-        FloatsHalf halves[2];
-        std::memcpy(halves, &x, sizeof(x));
-        low += __builtin_convertvector(halves[0], Doubles);
-        high += __builtin_convertvector(halves[1], Doubles);
+        low += low_half(x);
+        high += high_half(x);
     }
 
-    double total() const {
-        const Doubles both = low + high;
-        double sum = 0.0;
-        for (int i = 0; i < kWidth / 2; ++i) sum += both[i];
-        return sum;
-    }
+    double total() const { return sum(low + high); }
 };
 
-inline Floats widen(const std::uint16_t* source, Element element) {
+inline Floats widen(const std::uint16_t* source, FloatType type) {
     Halves halves;
     std::memcpy(&halves, source, sizeof(halves));
-    return element == Element::kBfloat16 ? widen(Bfloat16{}, halves) : widen(Float16{}, halves);
+    return type == FloatType::kBfloat16 ? widen(Bfloat16{}, halves) : widen(Float16{}, halves);
 }
 
 struct Row {
     const void* data;
-    Element element;
+    FloatType type;
     std::int64_t cols;
 
     std::int64_t chunks() const { return (cols + kChunk - 1) / kChunk; }
@@ -70,7 +50,7 @@ struct Row {
         const int padded = width(chunk);
         const int count =
             static_cast<int>(cols - start < padded ? cols - start : std::int64_t{padded});
-        if (element == Element::kFloat32) {
+        if (type == FloatType::kFloat32) {
             const float* source = static_cast<const float*>(data) + start;
             if (count == padded) return source;
             std::memcpy(buffer, source, sizeof(float) * static_cast<std::size_t>(count));
@@ -78,67 +58,14 @@ struct Row {
             const std::uint16_t* source = static_cast<const std::uint16_t*>(data) + start;
             const int whole = count / kWidth * kWidth;
             for (int i = 0; i < whole; i += kWidth) {
-                store(buffer + i, widen(source + i, element), kWidth);
+                store(buffer + i, widen(source + i, type), kWidth);
             }
             std::uint16_t rest[kWidth] = {};
             std::memcpy(rest, source + whole, 2 * static_cast<std::size_t>(count - whole));
-            if (whole < padded) store(buffer + whole, widen(rest, element), kWidth);
+            if (whole < padded) store(buffer + whole, widen(rest, type), kWidth);
         }
         for (int i = count; i < padded; ++i) buffer[i] = -INFINITY;
         return buffer;
-    }
-};
-
-// Bits that are ordered as the floats are, the two zeros equal.
-inline Ints keys_of(Floats x) {
-    const Ints bits = (Ints)(x + 0.0f);
-    return bits ^ ((bits >> 31) | INT32_MIN);
-}
-
-inline float value_of(std::uint32_t key) {
-    const std::uint32_t bits = (key >> 31) != 0 ? key ^ 0x80000000u : ~key;
-    float value;
-    std::memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-inline bool any(Ints which) {
-#if FAIRLEAD_WIDTH == 16
-    return _mm512_test_epi32_mask((__m512i)which, (__m512i)which) != 0;
-#else
-    std::uint64_t words[kWidth / 2];
-    std::memcpy(words, &which, sizeof(which));
-    std::uint64_t together = 0;
-    for (std::uint64_t word : words) together |= word;
-    return together != 0;
-#endif
-}
-
-// The tokens among which a threshold lies.
-struct Candidates {
-    std::uint32_t* keys;
-    float* weights;  // Positive.
-    std::int64_t count;
-
-    // Adds the lanes where `which` is set. What lies past `count` may be written over: there is
-    // room for whole chunks.
-    void add(Ints which, Ints key, Floats weight) {
-#if FAIRLEAD_WIDTH == 16
-        const __mmask16 mask = _mm512_test_epi32_mask((__m512i)which, (__m512i)which);
-        if (mask == 0) return;
-        const Ints first_keys = (Ints)_mm512_maskz_compress_epi32(mask, (__m512i)key);
-        const Floats first_weights = (Floats)_mm512_maskz_compress_ps(mask, (__m512)weight);
-        std::memcpy(keys + count, &first_keys, sizeof(first_keys));
-        std::memcpy(weights + count, &first_weights, sizeof(first_weights));
-        count += __builtin_popcount(mask);
-#else
-        if (!any(which)) return;
-        for (int lane = 0; lane < kWidth; ++lane) {
-            keys[count] = static_cast<std::uint32_t>(key[lane]);
-            weights[count] = weight[lane];
-            count -= which[lane];
-        }
-#endif
     }
 };
 
@@ -169,69 +96,6 @@ class Scratch {
         }
     }
 };
-
-// A histogram costs as much as ordering so many.
-constexpr std::int64_t kFew = 48;
-
-// The threshold among few candidates, where `above` is the weight of all that are larger: puts them
-// in order.
-float threshold_of_few(Candidates& c, double above, double target) {
-    for (std::int64_t i = 1; i < c.count; ++i) {
-        const std::uint32_t key = c.keys[i];
-        const float weight = c.weights[i];
-        std::int64_t at = i;
-        for (; at > 0 && c.keys[at - 1] < key; --at) {
-            c.keys[at] = c.keys[at - 1];
-            c.weights[at] = c.weights[at - 1];
-        }
-        c.keys[at] = key;
-        c.weights[at] = weight;
-    }
-    std::int64_t last = 0;
-    for (; last < c.count - 1; ++last) {
-        above += static_cast<double>(c.weights[last]);
-        if (above >= target) break;
-    }
-    return value_of(c.keys[last]);
-}
-
-// The largest value such that the candidates from it up weigh at least `target`; the smallest
-// candidate where rounding leaves none. A histogram of 11 bits of the keys, then the bucket where
-// the target falls by the next bits: the candidates are used up. At least one is needed.
-float threshold(Candidates& c, double target) {
-    constexpr int kShifts[] = {21, 10, 0};
-    constexpr std::uint32_t kBuckets = 2048;
-    double weights[kBuckets];
-    double above = 0.0;
-    for (int shift : kShifts) {
-        if (c.count <= kFew) return threshold_of_few(c, above, target);
-        const std::uint32_t mask = shift == 0 ? 1023 : kBuckets - 1;
-        std::memset(weights, 0, sizeof(weights));
-        for (std::int64_t i = 0; i < c.count; ++i) {
-            weights[(c.keys[i] >> shift) & mask] += static_cast<double>(c.weights[i]);
-        }
-        std::uint32_t found = 0;
-        double before = above;
-        for (std::uint32_t bucket = kBuckets; bucket-- > 0;) {
-            if (weights[bucket] == 0.0) continue;
-            found = bucket;
-            before = above;
-            above += weights[bucket];
-            if (above >= target) break;
-        }
-        above = before;
-        std::int64_t kept = 0;
-        for (std::int64_t i = 0; i < c.count; ++i) {
-            const std::uint32_t key = c.keys[i];
-            const float weight = c.weights[i];
-            c.keys[kept] = key;
-            c.weights[kept] = weight;
-            kept += ((key >> shift) & mask) == found;
-        }
-        c.count = kept;
-    }
-    return value_of(c.keys[0]);
-}
 
 // One row's distribution: its logits, the largest of them, the temperature, and the least that is
 // kept (the lowest finite float where nothing is cut off: -inf is never kept).
@@ -295,9 +159,7 @@ float row_maximum(const Row& row, float* largest) {
         store(largest + chunk * kWidth, most, kWidth);
         all = larger(most, all);
     }
-    float result = all[0];
-    for (int i = 1; i < kWidth; ++i) result = all[i] > result ? all[i] : result;
-    return result;
+    return max_lanes(all);
 }
 
 void gather(const Row& row, float least, Candidates& c) {
@@ -392,18 +254,15 @@ Drawn draw(const Distribution& d, const Totals& all, const double* sums, double 
     const float z = (x[token] - d.largest) / d.temperature;
     const double log_total = std::log(all.weight);
     const double entropy = log_total - all.weighted_z / all.weight;
-    const double most = std::log(static_cast<double>(all.kept));
-    auto bound = static_cast<float>(most);
-    if (static_cast<double>(bound) > most) bound = std::nextafterf(bound, 0.0f);
+    const float bound = largest_entropy(all.kept);
     const auto rounded = static_cast<float>(entropy);
     return {chunk * kChunk + token, static_cast<float>(static_cast<double>(z) - log_total),
             rounded < bound ? rounded : bound};
 }
 
 Drawn sample_row(const SampleArguments& a, std::int64_t index, Scratch& scratch) {
-    const std::int64_t size = a.element == Element::kFloat32 ? 4 : 2;
-    const Row row = {static_cast<const char*>(a.logits) + index * a.stride * size, a.element,
-                     a.cols};
+    const std::int64_t size = a.type == FloatType::kFloat32 ? 4 : 2;
+    const Row row = {static_cast<const char*>(a.logits) + index * a.stride * size, a.type, a.cols};
     Distribution d = {row, row_maximum(row, scratch.largest), a.temperature, -FLT_MAX};
     const bool greedy = a.temperature == 0.0f;
     if (greedy) {

@@ -64,25 +64,31 @@ void whiten_block(const WhitenArguments& a, const Whitening& by, std::int64_t be
     }
 }
 
-}  // namespace
-
-void whiten(const WhitenArguments& a) {
+// Shared out among the threads of the parallel region around it; all have ended when it returns.
+void whiten_blocks(const WhitenArguments& a) {
     const std::int64_t blocks = (a.count + kMomentsBlock - 1) / kMomentsBlock;
-    const int threads = worth(a.threads, static_cast<double>(a.count), 200e3);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp for schedule(static)
     for (std::int64_t block = 0; block < blocks; ++block) {
         const std::int64_t begin = block * kMomentsBlock;
         const std::int64_t left = a.count - begin;
         a.parts[block] =
             block_moments(a.x + begin, a.mask + begin, left < kMomentsBlock ? left : kMomentsBlock);
     }
-    const Whitening by = combine(a.parts, blocks, a.eps);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    const Whitening by = combine(a.parts, blocks, a.eps);  // Each thread for itself.
+#pragma omp for schedule(static)
     for (std::int64_t block = 0; block < blocks; ++block) {
         const std::int64_t begin = block * kMomentsBlock;
         const std::int64_t end = begin + kMomentsBlock;
         whiten_block(a, by, begin, end < a.count ? end : a.count);
     }
+}
+
+}  // namespace
+
+void whiten(const WhitenArguments& a) {
+    const int threads = worth(a.threads, static_cast<double>(a.count), 200e3);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    whiten_blocks(a);
 }
 
 }  // namespace fairlead::FAIRLEAD_ISA

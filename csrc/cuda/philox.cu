@@ -1,6 +1,6 @@
-#include <cuda_runtime.h>
-
 #include "fairlead/philox.h"
+
+#include "launch.cuh"
 
 namespace fairlead {
 namespace {
@@ -18,17 +18,12 @@ __global__ void philox_kernel(PhiloxArguments a) {
 
 const char* philox_uniform_cuda(const PhiloxArguments& arguments, int device, void* stream) {
     if (arguments.count == 0) return nullptr;
-    int before = 0;
-    cudaError_t status = cudaGetDevice(&before);
-    if (status == cudaSuccess) status = cudaSetDevice(device);
-    if (status != cudaSuccess) return cudaGetErrorString(status);
+    const OnDevice current(device);
+    if (current.status() != cudaSuccess) return text_of(current.status());
     const std::int64_t blocks = (arguments.count + kThreads - 1) / kThreads;
     philox_kernel<<<static_cast<unsigned>(blocks), kThreads, 0,
                     static_cast<cudaStream_t>(stream)>>>(arguments);
-    status = cudaGetLastError();
-    const cudaError_t restored = cudaSetDevice(before);
-    if (status == cudaSuccess) status = restored;
-    return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+    return text_of(cudaGetLastError());
 }
 
 }  // namespace fairlead

@@ -10,6 +10,7 @@
 #include <cuda_runtime.h>
 
 #include "fairlead/sample.h"
+#include "launch.cuh"
 
 namespace fairlead {
 namespace {
@@ -331,26 +332,21 @@ void launch(const SampleArguments& a, cudaStream_t stream) {
 
 const char* sample_cuda(const SampleArguments& arguments, int device, void* stream) {
     if (arguments.rows == 0) return nullptr;
-    int before = 0;
-    cudaError_t status = cudaGetDevice(&before);
-    if (status == cudaSuccess) status = cudaSetDevice(device);
-    if (status != cudaSuccess) return cudaGetErrorString(status);
+    const OnDevice current(device);
+    if (current.status() != cudaSuccess) return text_of(current.status());
     const auto on = static_cast<cudaStream_t>(stream);
-    switch (arguments.element) {
-        case Element::kFloat32:
+    switch (arguments.type) {
+        case FloatType::kFloat32:
             launch<float>(arguments, on);
             break;
-        case Element::kBfloat16:
+        case FloatType::kBfloat16:
             launch<Bfloat16>(arguments, on);
             break;
-        case Element::kFloat16:
+        case FloatType::kFloat16:
             launch<__half>(arguments, on);
             break;
     }
-    status = cudaGetLastError();
-    const cudaError_t restored = cudaSetDevice(before);
-    if (status == cudaSuccess) status = restored;
-    return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+    return text_of(cudaGetLastError());
 }
 
 }  // namespace fairlead

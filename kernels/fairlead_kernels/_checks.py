@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fairlead_kernels import native
+
 SMALLEST = 2.0**-149
 """The smallest float32 above 0."""
 
@@ -45,10 +47,23 @@ def as_floats(tensor: Tensor) -> Tensor:
 
 def prefix_mask(op: str, mask: Tensor) -> None:
     """Raises ValueError unless a boolean `[B, T]` mask is a prefix of each row."""
+    if not _is_prefix(mask):
+        raise ValueError(f"{op}: response_mask must be a contiguous prefix of each row, True first")
+
+
+def _is_prefix(mask: Tensor) -> bool:
+    module = native.loaded()
+    if (
+        module is not None
+        and mask.device.type == "cpu"
+        and mask.is_contiguous()
+        and not torch.compiler.is_compiling()
+    ):
+        prefix: bool = module.is_prefix_mask(mask.data_ptr(), *mask.shape)
+        return prefix
     rises = mask[:, 1:] > mask[:, :-1]
     # max of bytes: on the CPU, several times faster than any() of booleans.
-    if rises.numel() > 0 and bool(rises.view(torch.uint8).max()):
-        raise ValueError(f"{op}: response_mask must be a contiguous prefix of each row, True first")
+    return rises.numel() == 0 or not bool(rises.view(torch.uint8).max())
 
 
 def finite(op: str, **numbers: float) -> None:

@@ -2,6 +2,11 @@ compiler: str
 cuda_architectures: str
 
 def cpu_instruction_set() -> str: ...
+def drop_spare_pages() -> None: ...
+
+class Pages:
+    def __init__(self, bytes: int) -> None: ...
+
 def decode_attention_cpu(
     query: int,
     keys: int,
@@ -11,7 +16,7 @@ def decode_attention_cpu(
     shape: tuple[int, int, int, int, int],
     strides: tuple[int, int, int, int, int, int, int, int],
     scale: float,
-    cache_type: int,
+    type: int,
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
@@ -28,6 +33,7 @@ def gae_cpu(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
+def is_prefix_mask(mask: int, rows: int, cols: int) -> bool: ...
 def gae_cuda(
     rewards: int,
     values: int,
@@ -170,7 +176,6 @@ def ppo_value_loss_cpu(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
-def advise_huge_pages(address: int, bytes: int) -> None: ...
 def logprobs_forward_cpu(
     logits: int,
     labels: int,
@@ -223,7 +228,7 @@ def sample_cpu(
     rows: int,
     cols: int,
     stride: int,
-    element: int,
+    type: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -239,7 +244,7 @@ def sample_cuda(
     rows: int,
     cols: int,
     stride: int,
-    element: int,
+    type: int,
     temperature: float,
     top_k: int,
     top_p: float,

@@ -10,9 +10,9 @@
 
 #include <cstdint>
 
-namespace fairlead {
+#include "fairlead/float_type.h"
 
-enum class CacheType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+namespace fairlead {
 
 // Strides are in elements, that of the last dimension is 1. Positions past a row's length are never
 // read; a row of length 0 gives zeros.
@@ -30,7 +30,7 @@ struct DecodeAttentionArguments {
     std::int64_t key_strides[3];
     std::int64_t value_strides[3];
     float scale;
-    CacheType type;  // Of keys and values.
+    FloatType type;  // Of keys and values.
     int threads;     // At most so many.
 };
 

@@ -10,9 +10,9 @@
 
 #include <cstdint>
 
-namespace fairlead {
+#include "fairlead/float_type.h"
 
-enum class FloatType : int { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
+namespace fairlead {
 
 // A block of logits: [rows, cols], `stride` elements from row to row, its first column token
 // `first` of `vocabulary`.

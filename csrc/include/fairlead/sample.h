@@ -5,18 +5,18 @@
 
 #include <cstdint>
 
+#include "fairlead/float_type.h"
+
 namespace fairlead {
 
 constexpr int kSampleChunk = 1024;
-
-enum class Element : int { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
 
 // `logits` is [rows, cols] with unit stride along a row and `stride` elements between rows, which
 // may be 0; the others are [rows]. `top_k` of 0 and `top_p` of 1 cut nothing off; `temperature` of
 // 0 takes the largest logit.
 struct SampleArguments {
     const void* logits;
-    Element element;
+    FloatType type;
     const double* u;
     std::int64_t* tokens;
     float* logprobs;

@@ -1,14 +1,14 @@
 """Whether results are right: the gate before any timing.
 
 The rule is the library's own: an error against float64 of at most twice that of plain torch in the
-same dtype, or 4 ulp; what is exact is compared with `==`.
+same dtype, or 4 ulp; what is exact is compared with `==`. Inputs must be left as they were.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -59,7 +59,48 @@ Judge = Callable[[Function], Verdict]
 
 def judge_for(workload: Workload, inputs: Inputs) -> Judge:
     """The gate for one workload on one set of inputs; float64 results are formed once."""
-    return (workload.judge or error_rule)(workload, inputs)
+    judge = (workload.judge or error_rule)(workload, inputs)
+
+    def whole(function: Function) -> Verdict:
+        with _Unwritten(inputs) as unwritten:
+            verdict = judge(function)
+        problems = unwritten.problems()
+        return replace(verdict, problems=(*problems, *verdict.problems)) if problems else verdict
+
+    return whole
+
+
+class _Unwritten:
+    """Whether the inputs hold what they held, to the bit; what was written to is put back."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        given = {
+            **inputs.kwargs,
+            **{f"gradient of {name}": one for name, one in inputs.upstream.items()},
+        }
+        self._given = {name: one for name, one in given.items() if isinstance(one, Tensor)}
+        self._written: list[str] = []
+
+    def __enter__(self) -> _Unwritten:
+        self._before = {name: one.detach().clone() for name, one in self._given.items()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, before in self._before.items():
+            now = self._given[name].detach()
+            if not torch.equal(_bytes(now), _bytes(before)):
+                self._written.append(name)
+                now.copy_(before)
+        del self._before
+
+    def problems(self) -> tuple[str, ...]:
+        """What was written to, in words."""
+        return tuple(f"it writes to its input {name}" for name in self._written)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """The memory of a tensor, so that a NaN is equal to itself."""
+    return x.contiguous().view(torch.uint8) if x.dim() else x.reshape(1).view(torch.uint8)
 
 
 def ulp(x: Tensor) -> Tensor:

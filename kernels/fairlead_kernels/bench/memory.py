@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from fairlead_kernels.native.memory import drop_spare
+
 __all__ = ["peak_bytes"]
 
 # Resident memory is counted in pages, in batches a thread, and grows by code that is first run.
@@ -64,8 +66,10 @@ def _resident(call: Callable[[], object]) -> int | None:
     """How far the process's resident memory rises, or None where that cannot be told."""
     try:
         with suppress(OSError, AttributeError):
-            # Free memory that the C library holds would be taken again without a rise.
+            # Free memory that the C library or the native module holds would be taken again without
+            # a rise.
             ctypes.CDLL(None).malloc_trim(0)
+        drop_spare()
         _CLEAR.write_text("5")  # the peak starts again from what is resident now
         before = _field("VmRSS")
         call()

@@ -91,11 +91,11 @@ class Benchmark:
     def run_case(self, case: Case) -> list[Row]:
         """The gate, then the clock, for every way to run one case."""
         workload = case.workload
-        generator = torch.Generator(case.device).manual_seed(SEED)
-        inputs = workload.make(case.shape, case.dtype, generator)
+        inputs = _inputs(case, case.shape)
         cost = workload.cost(inputs)
         machine = self._machine(case, cost.products)
-        rows, verdict = self._gate(case, inputs)
+        gated = workload.gated(case.shape) if workload.gated else case.shape
+        rows, verdict = self._gate(case, gated, inputs if gated == case.shape else None)
         if not any(row.status == "timed" for row in rows):
             return rows  # nothing to hold a baseline against
         gc.collect()
@@ -125,9 +125,13 @@ class Benchmark:
         machine.measure(case.dtype, products)
         return machine
 
-    def _gate(self, case: Case, inputs: Inputs) -> tuple[list[Row], Verdict | None]:
+    def _gate(
+        self, case: Case, shape: Shape, inputs: Inputs | None
+    ) -> tuple[list[Row], Verdict | None]:
         """Rows of the implementations; those that are right have the status `timed`."""
         workload, judge, last = case.workload, None, None
+        inputs = inputs or _inputs(case, shape)
+        smaller = "" if shape == case.shape else f"gate at {'x'.join(map(str, shape))}"
         rows = []
         for listed in list_implementations():
             wanted = self.impls is None or listed.impl in self.impls
@@ -151,7 +155,7 @@ class Benchmark:
                 row = replace(
                     row,
                     status="wrong" if found.problems else "timed",
-                    reason="; ".join(found.problems) or found.remark,
+                    reason="; ".join(found.problems or filter(None, (smaller, found.remark))),
                     max_error=found.max_error,
                     eager_error=found.plain_error,
                     errors=found.errors,
@@ -216,6 +220,11 @@ class Benchmark:
             )
 
         return [timed(row) for row in rows]
+
+
+def _inputs(case: Case, shape: Shape) -> Inputs:
+    generator = torch.Generator(case.device).manual_seed(SEED)
+    return case.workload.make(shape, case.dtype, generator)
 
 
 def _row(case: Case, impl: str, owner: str = "", kind: str = "implementation") -> Row:

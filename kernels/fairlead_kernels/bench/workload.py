@@ -126,6 +126,8 @@ class Workload:
         spoil: The same inputs with NaN where nothing may have influence.
         check: Names each exact property that the results do not have.
         judge: Instead of the error rule, where that cannot be it.
+        gated: The shape that the gate runs on, of the same kind but smaller, where float64 at the
+            whole one takes minutes.
         swept: The axes that `sweep` varies.
         needs: Parameters that the public function must have.
         baselines: What else to time.
@@ -149,6 +151,7 @@ class Workload:
     spoil: Callable[[Inputs], Inputs] | None = None
     check: Callable[[Inputs, Outputs], list[str]] | None = None
     judge: Callable[[Workload, Inputs], Judge] | None = None
+    gated: Callable[[Shape], Shape] | None = None
     swept: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     baselines: tuple[Baseline, ...] = ()

@@ -21,10 +21,10 @@ from fairlead_kernels.dispatch import OWN, registry
 
 __all__ = [
     "NativeStatus",
-    "advise_huge_pages",
     "call",
     "define",
     "library",
+    "loaded",
     "native_status",
     "refuse",
     "register",
@@ -71,6 +71,11 @@ _LOADED = _import()
 def _load() -> tuple[ModuleType | None, str]:
     """The native module, or None and the error."""
     return _LOADED
+
+
+def loaded() -> ModuleType | None:
+    """The native module, or None where it cannot be imported."""
+    return _load()[0]
 
 
 def _build_report() -> str:
@@ -159,13 +164,6 @@ def call(kernel: str, *args: Any) -> None:
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
         getattr(module, f"{kernel}_cuda")(*plain, device.index, stream)
-
-
-def advise_huge_pages(fresh: Tensor) -> None:
-    """Asks for huge pages under a large tensor on the CPU that nothing was written to yet."""
-    module, _ = _load()
-    if module is not None:
-        module.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
 
 
 def refuse(device: str, *tensors: Tensor | None, gradient: bool = False) -> str | None:

@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import native
+from fairlead_kernels.native.layout import FLOAT_TYPES
 
 __all__: list[str] = []
-
-_CACHE_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def _check(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> str | None:
     """Why these tensors' memory is not what the kernel reads, or None."""
-    if query.dim() != 3 or query.dtype not in _CACHE_TYPES or query.shape[2] == 0:
+    if query.dim() != 3 or query.dtype not in FLOAT_TYPES or query.shape[2] == 0:
         return f"query must be [B, H, D] in floating point, got {tuple(query.shape)} {query.dtype}"
     batch, heads, dim = query.shape
-    if keys.dim() != 4 or keys.shape[::3] != (batch, dim) or keys.dtype not in _CACHE_TYPES:
+    if keys.dim() != 4 or keys.shape[::3] != (batch, dim) or keys.dtype not in FLOAT_TYPES:
         return f"keys must be [{batch}, Hkv, S, {dim}], got {tuple(keys.shape)} {keys.dtype}"
     if values.shape != keys.shape or values.dtype != keys.dtype:
         return f"values must be {tuple(keys.shape)} {keys.dtype}, got {tuple(values.shape)}"
@@ -57,7 +56,7 @@ def _launch(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale:
         (*query.shape[:2], *keys.shape[1:]),
         (*plain.stride()[:2], *keys.stride()[:3], *values.stride()[:3]),
         scale,
-        _CACHE_TYPES[keys.dtype],
+        FLOAT_TYPES[keys.dtype],
     )
     return out.to(query.dtype)
 

@@ -6,23 +6,16 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import native
+from fairlead_kernels.native.layout import unlike
 
 __all__: list[str] = []
 
 
 def _check(rewards: Tensor, values: Tensor, response_mask: Tensor) -> str | None:
     """Why these tensors' memory is not what the kernel reads, or None."""
-    if rewards.dim() != 2 or rewards.dtype != torch.float32:
-        return f"rewards must be float32 [B, T], got {tuple(rewards.shape)} {rewards.dtype}"
-    if values.shape != rewards.shape or values.dtype != torch.float32:
-        return f"values must be float32 {tuple(rewards.shape)}, got {tuple(values.shape)}"
-    if response_mask.shape != rewards.shape or response_mask.dtype != torch.bool:
-        return f"response_mask must be boolean {tuple(rewards.shape)}"
-    if values.device != rewards.device or response_mask.device != rewards.device:
-        return "rewards, values and response_mask must be on one device"
-    if not (rewards.is_contiguous() and values.is_contiguous() and response_mask.is_contiguous()):
-        return "rewards, values and response_mask must be contiguous"
-    return None
+    if rewards.dim() != 2:
+        return f"rewards must be [B, T], got {tuple(rewards.shape)}"
+    return unlike(rewards, mask=response_mask, values=values)
 
 
 def _supports(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["unlike"]
+__all__ = ["FLOAT_TYPES", "unlike"]
+
+FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""FloatType of csrc/include/fairlead/float_type.h."""
 
 
 def unlike(first: Tensor, *, mask: Tensor, **others: Tensor | None) -> str | None:

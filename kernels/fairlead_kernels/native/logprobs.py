@@ -7,12 +7,10 @@ from torch import Tensor
 
 from fairlead_kernels import native
 from fairlead_kernels._logprob_ops import STATS, Block, Blocks
+from fairlead_kernels.native.layout import FLOAT_TYPES
+from fairlead_kernels.native.memory import empty
 
 __all__ = ["BLOCKS"]
-
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-# Less than this is not worth the advice: a huge page has 2 MiB.
-_HUGE_FROM = 8 << 20
 
 
 def _check(
@@ -20,7 +18,7 @@ def _check(
 ) -> None:
     """Raises ValueError for memory that is not what the kernels read or write."""
     logits = block.logits
-    if logits.dim() != 2 or logits.dtype not in _TYPES or logits.device.type != "cpu":
+    if logits.dim() != 2 or logits.dtype not in FLOAT_TYPES or logits.device.type != "cpu":
         raise ValueError(
             "logprobs: logits must be float32, bfloat16 or float16 [N, V] on the CPU, got "
             f"{tuple(logits.shape)} {logits.dtype} on {logits.device}"
@@ -49,7 +47,7 @@ def _check(
 def _describe(block: Block) -> tuple[int, int, int, int, int, int, float]:
     logits = block.logits
     return (
-        _TYPES[logits.dtype],
+        FLOAT_TYPES[logits.dtype],
         *logits.shape,
         logits.stride(0),
         block.first,
@@ -110,11 +108,4 @@ def _backward(
     )
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    result = torch.empty(shape, dtype=dtype, device=device)
-    if result.nbytes >= _HUGE_FROM:
-        native.advise_huge_pages(result)
-    return result
-
-
-BLOCKS = Blocks(forward=_forward, backward=_backward, empty=_empty, state=torch.float64)
+BLOCKS = Blocks(forward=_forward, backward=_backward, empty=empty, state=torch.float64)

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import native
+from fairlead_kernels.native.layout import FLOAT_TYPES
 
 __all__: list[str] = []
 
-_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # A block of the CUDA kernel holds 24 bytes for every 1,024 tokens, in 48 KiB less its own.
 _CUDA_VOCABULARY = 1 << 20
 
 
 def _check(logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float) -> str | None:
     """Why these are not what the kernel takes, or None."""
-    if logits.dim() != 2 or logits.shape[1] == 0 or logits.dtype not in _ELEMENTS:
+    if logits.dim() != 2 or logits.shape[1] == 0 or logits.dtype not in FLOAT_TYPES:
         return (
             "logits must be float32, bfloat16 or float16 [B, V] with V > 0, "
             f"got {tuple(logits.shape)} {logits.dtype}"
@@ -59,7 +59,7 @@ def _launch(
     if problem is not None:
         raise ValueError(f"sample: {problem}")
     results = _results(logits)
-    shape = (*logits.shape, logits.stride(0), _ELEMENTS[logits.dtype])
+    shape = (*logits.shape, logits.stride(0), FLOAT_TYPES[logits.dtype])
     native.call("sample", logits, u, *results, *shape, temperature, top_k, top_p)
     return results
 
