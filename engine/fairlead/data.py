@@ -63,6 +63,18 @@ class DataFeed:
         self.cursor = int(state["cursor"])
 
 
+_CPU_TOKENS = 2048
+
+
+def device_budget(token_budget: int, device: torch.device) -> int:
+    """Return how many of at most ``token_budget`` tokens a forward pass takes at a time.
+
+    On a GPU all of them. On a CPU 2,048: with more, activations leave its caches, and the fresh
+    memory for them costs more than larger matrix products gain.
+    """
+    return min(token_budget, _CPU_TOKENS) if device.type == "cpu" else token_budget
+
+
 def microbatches(
     lengths: Sequence[int], token_budget: int, rows: Sequence[int] | None = None
 ) -> list[list[int]]:
