@@ -63,20 +63,28 @@ class DataFeed:
         self.cursor = int(state["cursor"])
 
 
-_CPU_TOKENS = 2048
+_CPU_TOKENS, _CPU_PADDING = 2048, 64
 
 
-def device_budget(token_budget: int, device: torch.device) -> int:
-    """Return how many of at most ``token_budget`` tokens a forward pass takes at a time.
+def device_microbatches(
+    lengths: Sequence[int], token_budget: int, device: torch.device
+) -> list[list[int]]:
+    """Cut items into microbatches as `microbatches` does, as a device likes them.
 
-    On a GPU all of them. On a CPU 2,048: with more, activations leave its caches, and the fresh
-    memory for them costs more than larger matrix products gain.
+    A GPU takes as many tokens at a time as fit. A CPU takes at most 2,048: with more, activations
+    leave its caches, and the fresh memory for them costs more than larger matrix products gain.
+    And it takes one more pass rather than 64 tokens of padding, which cost as much.
     """
-    return min(token_budget, _CPU_TOKENS) if device.type == "cpu" else token_budget
+    if device.type != "cpu":
+        return microbatches(lengths, token_budget)
+    return microbatches(lengths, min(token_budget, _CPU_TOKENS), padding=_CPU_PADDING)
 
 
 def microbatches(
-    lengths: Sequence[int], token_budget: int, rows: Sequence[int] | None = None
+    lengths: Sequence[int],
+    token_budget: int,
+    rows: Sequence[int] | None = None,
+    padding: int | None = None,
 ) -> list[list[int]]:
     """Cut items into microbatches of similar length that fit a token budget.
 
@@ -85,6 +93,7 @@ def microbatches(
         token_budget: Most tokens of one microbatch, padding included. An item longer than
             the budget stands alone.
         rows: Rows each item takes up, its K responses say; default one each.
+        padding: Most tokens of padding in one microbatch; None: no limit but the budget.
 
     Returns:
         Lists of indices; every index once; longest first, so that a run that does not fit
@@ -92,15 +101,18 @@ def microbatches(
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
-    height = 0
+    height = waste = 0
     for index in order:
         more = rows[index] if rows is not None else 1
-        if batches and lengths[batches[-1][0]] * (height + more) <= token_budget:
+        width = lengths[batches[-1][0]] if batches else 0
+        waste += more * (width - lengths[index])
+        fits = width * (height + more) <= token_budget and (padding is None or waste <= padding)
+        if batches and fits:
             batches[-1].append(index)
             height += more
         else:
             batches.append([index])
-            height = more
+            height, waste = more, 0
     return batches
 
 

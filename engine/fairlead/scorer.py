@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fairlead.data import device_budget, microbatches
+from fairlead.data import device_microbatches
 from fairlead.models import predicting_positions, target_logits, target_logprobs
 from fairlead.scalar import ScalarModel
 from fairlead.strategy import Strategy
@@ -104,7 +104,7 @@ class Scorer:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         lengths = self.prompt_lengths + self.response_lengths
         device = self.tokens.device
-        for group in microbatches(lengths.tolist(), device_budget(self.token_budget, device)):
+        for group in device_microbatches(lengths.tolist(), self.token_budget, device):
             rows = torch.tensor(group, device=device)
             tokens = self.tokens[rows, : int(lengths[rows].max())]
             yield (

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fairlead.data import (
     DataFeed,
     cut_blocks,
+    device_microbatches,
     fill_rows,
     microbatches,
     pack,
@@ -170,3 +171,22 @@ def test_blocks_are_the_joined_text_less_a_tail(documents: list[list[int]], widt
     assert tokens.flatten().tolist() == stream[: len(stream) // width * width]
     assert tokens.shape == segments.shape == (len(stream) // width, width)
     assert torch.all(segments.flatten().diff() >= 0)
+
+
+def test_a_microbatch_takes_no_more_padding_than_allowed() -> None:
+    """9, 8, 8 | 5, 4: padding 0, 1, 2, then 4 more would be 6; then 0, 1, 3 for the 2 is 4."""
+    lengths = [5, 9, 8, 4, 8, 2]
+    assert microbatches(lengths, 1000) == [[1, 2, 4, 0, 3, 5]]
+    assert microbatches(lengths, 1000, padding=4) == [[1, 2, 4], [0, 3, 5]]
+    assert microbatches(lengths, 1000, padding=3) == [[1, 2, 4], [0, 3], [5]]
+    assert microbatches(lengths, 18, padding=4) == [[1, 2], [4, 0], [3, 5]]
+    assert microbatches([3, 1], 1000, rows=[1, 2], padding=3) == [[0], [1]]
+
+
+def test_a_cpu_takes_2048_tokens_at_a_time_and_64_of_padding() -> None:
+    lengths = [100] * 21 + [80] * 4
+    cut = [len(one) for one in device_microbatches(lengths, 16384, torch.device("cpu"))]
+    # 20 * 100 fit; the last of 100 takes three of 80 (60 of padding); the fourth stands alone.
+    assert cut == [20, 4, 1]
+    assert len(device_microbatches(lengths, 16384, torch.device("meta"))) == 1
+    assert len(device_microbatches(lengths, 100, torch.device("cpu"))) == 25

@@ -18,7 +18,7 @@ from fairlead.components import (
     ValueBatch,
     ValueLoss,
 )
-from fairlead.data import device_budget, microbatches
+from fairlead.data import device_microbatches
 from fairlead.errors import LogprobError
 from fairlead.metrics import Sums
 from fairlead.models import target_logprobs
@@ -142,8 +142,8 @@ def _accumulate(
     sequences = learner.strategy.sum(len(rows))
     divisor = tokens if cfg.loss_normalisation == "token_mean" else sequences
     lengths = (rollout.prompt_lengths + rollout.response_lengths)[rows]
-    budget = device_budget(cfg.rollout.token_budget, rows.device)
-    for group in microbatches(lengths.tolist(), budget):
+    budget = cfg.rollout.token_budget
+    for group in device_microbatches(lengths.tolist(), budget, rows.device):
         inner = torch.tensor(group, device=rows.device)
         micro = _Micro(rollout, credit, rows[inner], advantages[inner])
         term, gap = _policy_term(learner, micro)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fairlead.components import RewardBatch, Scores
 from fairlead.config import Config
-from fairlead.data import device_budget, microbatches
+from fairlead.data import device_microbatches
 from fairlead.scalar import load_scalar
 from fairlead.stages import StageContext
 from fairlead.tokenizers import check_same_vocabulary, load_tokenizer
@@ -50,8 +50,8 @@ class RewardModelReward:
         """Return the scalar at each response's last token, bias included."""
         lengths = batch.prompt_lengths + batch.response_lengths
         scores = torch.zeros(len(lengths), device=batch.tokens.device)
-        budget = device_budget(self.config.token_budget, batch.tokens.device)
-        for group in microbatches(lengths.tolist(), budget):
+        budget = self.config.token_budget
+        for group in device_microbatches(lengths.tolist(), budget, batch.tokens.device):
             rows = torch.tensor(group, device=batch.tokens.device)
             tokens = batch.tokens[rows, : int(lengths[rows].max())]
             with self.strategy.autocast():
