@@ -234,7 +234,7 @@ def _packed_mask(model: Any, attention: Tensor | None) -> Tensor | None:
     if attention is None:
         return None
     window = getattr(model.config, "sliding_window", None)
-    if window is not None and attention.shape[-1] > window:
+    if window and attention.shape[-1] > window:
         raise ConfigError(
             f"packed rows of {attention.shape[-1]} tokens, and models of type "
             f"{model.config.model_type!r} here attend to the last {window} only. Use rows of at "

@@ -55,7 +55,7 @@ class RolloutSettings(Config):
         truncation: What becomes of the score of a response that the length limit cut:
             ``none`` (it stays), ``{replace: X}`` (lm-human-preferences: -1) or
             ``{subtract: X}`` (TRL).
-        token_budget: Most tokens of a forward pass, padding included.
+        token_budget: Most tokens of a forward pass, padding included. A CPU takes 2,048 at most.
         reuse_rollout_logprobs: Take the log-probs that responses were drawn with for the old
             policy's, which saves a forward pass. Another forward pass than training's rounds
             otherwise, so the first ratio is 1 to rounding only.
@@ -104,7 +104,8 @@ class Rollout:
         response_lengths: ``[B]`` int64, tokens, the stop token included.
         response_mask: ``[B, T]`` bool, True at response tokens.
         logprobs: ``[B, T]`` float32, of the policy that is about to be trained, nats.
-        entropy: ``[B, T]`` float32, of its next-token distribution, nats.
+        entropy: ``[B, T]`` float32, of its next-token distribution, nats; zeros where log-probs
+            were reused and the backend does not say.
         sampler_logprobs: ``[B, T]`` float32, as the rollout backend drew them.
         ref_logprobs: ``[B, T]`` float32 of the reference, or zeros where none is needed.
         values: ``[B, T]`` float32 of the value model, or zeros where none is needed.
@@ -257,7 +258,10 @@ def collect(
     if actors.reference:
         with phase("reference"):
             ref_logprobs = scorer.logprobs(actors.reference)[0]
-    kl_full = scorer.kl_full(actors.policy, actors.reference) if full_kl else None
+    kl_full = None
+    if full_kl:
+        with phase("kl_full"):
+            kl_full = scorer.kl_full(actors.policy, actors.reference)
     # 4. Values of the state before each response token.
     if actors.value:
         with phase("values"):

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from generating import respond, rows
 from rl import PROMPTS, request
 from scipy import stats
-from support import FAMILIES, save_causal
+from support import save_causal
 
 from fairlead.errors import ConfigError
-from fairlead.generation import Generated, cache, recorded, step
+from fairlead.generation import cache, step
 from fairlead.generation.hf import HfBackend
 from fairlead.generation.native import NativeBackend, NativeConfig
 from fairlead.generation.stops import Stops
@@ -28,18 +29,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_causal(str(directory), SingleDevice("cpu"), trained=True)
 
 
-def respond(model: Any, slots: int | None = None, **changes: Any) -> list[Generated]:
-    settings = {"temperature": 1.0, **changes}
-    return NativeBackend(NativeConfig(slots=slots)).generate(model, request(**settings))
-
-
 def words(ids: Any) -> str:
     """A text in which id 3 is `d` and so on."""
     return "".join(chr(ord("a") + int(one)) for one in ids)
-
-
-def rows(found: list[Generated]) -> list[list[int]]:
-    return [one.tokens.tolist() for one in found]
 
 
 def test_it_draws_what_transformers_draws_with_the_same_keys(model: Any) -> None:
@@ -196,65 +188,6 @@ def test_a_batch_of_one_is_the_row_of_a_larger_one(model: Any) -> None:
     assert rows(alone) == [rows(whole)[2]]
 
 
-def test_it_generates_with_the_weights_as_they_are_now(tmp_path: Path) -> None:
-    """What was recorded and packed before a training step must not be used after it."""
-    model: Any = load_causal(
-        str(save_causal(tmp_path, initializer_range=0.3)), SingleDevice("cpu"), trained=True
-    )
-    before = respond(model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.data.mul_(0.5)
-    after = respond(model)
-    assert rows(after) != rows(before)
-    plain = NativeBackend(NativeConfig(record=False)).generate(model, request(temperature=1.0))
-    assert rows(after) == rows(plain)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("half", [False, True])
-def test_every_family_is_recorded(tmp_path: Path, family: str, half: bool) -> None:
-    """A silent fall back to the slow way would pass every other test."""
-    recorded._KEPT.clear()
-    strategy = SingleDevice("cpu", "bfloat16" if half else "float32")
-    model: Any = load_causal(str(save_causal(tmp_path, family)), strategy, trained=True)
-    with strategy.autocast():
-        respond(model)
-    (kept,) = recorded._KEPT.values()
-    assert kept is not None
-
-
-def test_models_built_alike_share_a_recording_and_not_their_weights(tmp_path: Path) -> None:
-    recorded._KEPT.clear()
-    first, second = (
-        load_causal(
-            str(save_causal(tmp_path / str(seed), seed=seed, initializer_range=0.3)),
-            SingleDevice("cpu"),
-            trained=True,
-        )
-        for seed in (1, 2)
-    )
-    assert rows(respond(first)) != rows(respond(second))
-    assert len(recorded._KEPT) == 1
-    assert rows(respond(second)) == rows(
-        NativeBackend(NativeConfig(record=False)).generate(second, request(temperature=1.0))
-    )
-
-
-def test_a_recording_that_computes_something_else_is_not_used(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = respond(model)
-    recorded._KEPT.clear()
-    real = step.Recording.run
-    monkeypatch.setattr(
-        step.Recording, "run", lambda self, *args: real(self, *args).roll(1, dims=-1)
-    )
-    assert rows(respond(model)) == rows(whole)
-    assert list(recorded._KEPT.values()) == [None]
-    recorded._KEPT.clear()
-
-
 def test_the_models_attention_is_its_own_again_afterwards(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +222,7 @@ def test_a_sliding_window_that_would_count_is_refused(tmp_path: Path) -> None:
         if fits:
             assert len(respond(model)) == len(PROMPTS)
             continue
-        with pytest.raises(ConfigError, match=r"up to 15 tokens.*the last 14 only.*backend=hf"):
+        with pytest.raises(ConfigError, match=r"up to 15 tokens.*attend to 14.*backend=hf"):
             respond(model)
 
 
@@ -323,3 +256,33 @@ def test_bfloat16_log_probs_are_near_the_training_pass(tmp_path: Path) -> None:
             logp = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
             expected = logp.gather(1, one.tokens[:, None])[:, 0]
             torch.testing.assert_close(one.logprobs, expected.detach(), rtol=0, atol=0.1)
+
+
+def test_chunked_attention_that_would_count_is_refused() -> None:
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        vocab_size=24,
+        hidden_size=16,
+        intermediate_size=16,
+        intermediate_size_mlp=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        max_position_embeddings=64,
+        attention_chunk_size=14,
+        pad_token_id=0,
+    )
+    with pytest.raises(ConfigError, match=r"up to 15 tokens.*attend to 14.*backend=hf"):
+        respond(Llama4ForCausalLM(config).eval())
+
+
+def test_one_slot_is_given_where_one_fits(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence takes 3,840 bytes (see above); without a number half of the memory is left."""
+    whole = respond(model)
+    monkeypatch.setattr(cache, "free_memory", lambda _: 3840)
+    assert rows(respond(model, 1)) == rows(whole)
+    with pytest.raises(ConfigError, match=r"slots to 1\."):
+        respond(model)

@@ -78,8 +78,10 @@ def check_file(path: str | None) -> None:
     """Make sure, before anything is measured, that a file can be written.
 
     Raises:
-        ConfigError: When its directory is not there.
+        ConfigError: When its directory is not there, or it is a directory itself.
     """
+    if path and Path(path).is_dir():
+        raise ConfigError(f"--json {path}: this is a directory. Name a file in it.")
     if path and not Path(path).absolute().parent.is_dir():
         raise ConfigError(
             f"--json {path}: there is no directory {Path(path).parent}. Make it first."

@@ -22,14 +22,19 @@ from fairlead_kernels import decode_attention
 NAME = "fairlead_native"
 
 _LENGTHS: ContextVar[Tensor | None] = ContextVar("lengths", default=None)
+_POSITIONS: ContextVar[int] = ContextVar("positions", default=0)
 
 _CHANGES_SCORES = ("softcap", "position_bias", "s_aux")
 """What some families pass to attention that `attend` would lose: caps, biases, sinks."""
 
 
 @contextmanager
-def attending(model: Any) -> Iterator[None]:
+def attending(model: Any, positions: int) -> Iterator[None]:
     """Have a model attend with `attend`, and as before afterwards.
+
+    Args:
+        model: A causal language model.
+        positions: Of the longest sequence there will be.
 
     Raises:
         ConfigError: When models of its kind cannot be told how to attend.
@@ -38,17 +43,20 @@ def attending(model: Any) -> Iterator[None]:
     # Without a mask function the mask would silently be None; here it is None knowingly.
     AttentionMaskInterface.register(NAME, _no_mask)
     before = getattr(model.config, "_attn_implementation", None)
-    if hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation(NAME)
-    if getattr(model.config, "_attn_implementation", None) != NAME:
-        raise ConfigError(
-            f"the native rollout backend: {type(model).__name__} does not let its attention be "
-            "replaced. Use backend=hf."
-        )
+    token = _POSITIONS.set(positions)
     try:
+        if hasattr(model, "set_attn_implementation"):
+            model.set_attn_implementation(NAME)
+        if getattr(model.config, "_attn_implementation", None) != NAME:
+            raise ConfigError(
+                f"the native rollout backend: {type(model).__name__} does not let its attention be "
+                "replaced. Use backend=hf."
+            )
         yield
     finally:
-        model.set_attn_implementation(before)
+        _POSITIONS.reset(token)
+        if hasattr(model, "set_attn_implementation"):
+            model.set_attn_implementation(before)
 
 
 @contextmanager
@@ -92,5 +100,17 @@ def attend(
     return out.transpose(1, 2), None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Return no mask: see `attend`."""
+def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
+    """Return no mask: see `attend`.
+
+    Raises:
+        ConfigError: When some layers attend to a part of the positions only (a sliding window,
+            chunks), and there will be more than fit into it.
+    """
+    positions = _POSITIONS.get()
+    if local_size and positions > local_size:
+        raise ConfigError(
+            f"sequences of up to {positions} tokens, and layers of this model attend to "
+            f"{local_size} of them only, which the native rollout backend does not do. Use "
+            "backend=hf, or shorter sequences."
+        )

@@ -56,6 +56,11 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
     ) -> tuple[Tensor, Tensor]:
         """Store what is new; return what to attend to."""
         key, value = key_states, value_states
+        if key.shape != value.shape:
+            raise ConfigError(
+                f"the native rollout backend: keys {tuple(key.shape)} and values "
+                f"{tuple(value.shape)} of different widths. Use backend=hf."
+            )
         self.seen = LayerShape(key.shape[1], key.shape[3], value.dtype)
         if self.at is not None:  # one token a row, each at its own position
             self.keys[self.rows, :, self.at] = key[:, :, 0].to(self.keys.dtype)
@@ -146,14 +151,27 @@ class SlotCache:
 
 @torch.no_grad()
 def layer_shapes(model: Any) -> list[LayerShape]:
-    """Ask a model what its layers keep: surer than to read it off a configuration."""
+    """Ask a model what its layers keep: surer than to read it off a configuration.
+
+    Raises:
+        ConfigError: When that is not keys and values, of one width, in every layer.
+    """
     layers = [_Layer() for _ in range(model.config.num_hidden_layers)]
-    model.base_model(
-        input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device),
-        position_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device),
-        past_key_values=Cache(layers=list(layers)),
-        use_cache=True,
-    )
+    try:
+        model.base_model(
+            input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device),
+            position_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device),
+            past_key_values=Cache(layers=list(layers)),
+            use_cache=True,
+        )
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a model does with a cache that is none of its own
+        raise ConfigError(
+            f"the native rollout backend cannot run {type(model).__name__} with its cache: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. "
+            "Use backend=hf."
+        ) from error
     shapes = [layer.seen for layer in layers if layer.seen is not None]
     if len(shapes) != len(layers):
         raise ConfigError(
@@ -187,7 +205,7 @@ def fitting_slots(
     free = free_memory(device)
     fit = max(0, free // 2 // each)
     wanted = sequences if asked is None else min(asked, sequences)
-    if fit == 0 or (asked is not None and wanted * each > free):
+    if (fit == 0) if asked is None else (wanted * each > free):
         few = 1 if asked is None else wanted
         raise ConfigError(
             f"the key and value cache of {few} sequence{'s' * (few > 1)} of {positions} tokens "

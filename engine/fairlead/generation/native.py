@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fairlead.config import Config
-from fairlead.errors import ConfigError
 from fairlead.generation import Generated, GenerationRequest
 from fairlead.generation.attend import attending
 from fairlead.generation.cache import SlotCache, fitting_slots, layer_shapes
@@ -31,7 +30,8 @@ class NativeConfig(Config):
 
     Attributes:
         slots: Sequences that are generated at once; None: all of them, or as many as fit into half
-            of the free memory.
+            of the free memory. Where they do not all fit, a number makes a resumed run the same
+            to the last bit: matrix products of another number of rows round otherwise.
         record: Record a decoding step once and repeat the recording, which is faster; where a
             model cannot be recorded it is run as it is.
     """
@@ -83,8 +83,7 @@ class NativeBackend:
         if not queue:
             return []
         positions = max(len(one.prompt) + one.limit for one in queue)
-        _check_window(model, positions)
-        with attending(model):
+        with attending(model, positions):
             shapes = layer_shapes(model)
             device: Any = model.device
             slots = fitting_slots(shapes, len(queue), positions, device, self.config.slots)
@@ -218,13 +217,3 @@ def _queue(model: Any, request: GenerationRequest) -> deque[Pending]:
         sequences.append(Pending(row, prompt, min(request.max_new_tokens, room)))
     order = sorted(sequences, key=lambda one: (-len(one.prompt), tuple(one.prompt)))
     return deque(order)
-
-
-def _check_window(model: Any, positions: int) -> None:
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and positions > window:
-        raise ConfigError(
-            f"sequences of up to {positions} tokens, and models of type "
-            f"{model.config.model_type!r} here attend to the last {window} only, which the native "
-            "rollout backend does not do. Use backend=hf, or shorter sequences."
-        )

@@ -1,0 +1,150 @@
+"""The recording of a decoding step: when there is one, and that it computes what the model does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from generating import as_it_is, respond, rows
+from rl import PROMPTS, request
+from support import FAMILIES, save_causal
+
+from fairlead.generation import cache, recorded, step
+from fairlead.generation.attend import attending
+from fairlead.generation.native import NativeBackend, NativeConfig
+from fairlead.models import load_causal
+from fairlead.strategy import SingleDevice
+
+CONTEXT = 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = save_causal(tmp_path_factory.mktemp("model"), initializer_range=0.3)
+    return load_causal(str(directory), SingleDevice("cpu"), trained=True)
+
+
+def test_it_generates_with_the_weights_as_they_are_now(tmp_path: Path) -> None:
+    """What was recorded and packed before a training step must not be used after it."""
+    model: Any = load_causal(
+        str(save_causal(tmp_path, initializer_range=0.3)), SingleDevice("cpu"), trained=True
+    )
+    before = respond(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data.mul_(0.5)
+    after = respond(model)
+    assert rows(after) != rows(before)
+    plain = NativeBackend(NativeConfig(record=False)).generate(model, request(temperature=1.0))
+    assert rows(after) == rows(plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("half", [False, True])
+def test_every_family_is_recorded(tmp_path: Path, family: str, half: bool) -> None:
+    """A silent fall back to the slow way would pass every other test."""
+    recorded._KEPT.clear()
+    strategy = SingleDevice("cpu", "bfloat16" if half else "float32")
+    model: Any = load_causal(str(save_causal(tmp_path, family)), strategy, trained=True)
+    with strategy.autocast():
+        respond(model)
+    (kept,) = recorded._KEPT.values()
+    assert kept is not None
+
+
+def test_models_built_alike_share_a_recording_and_not_their_weights(tmp_path: Path) -> None:
+    recorded._KEPT.clear()
+    first, second = (
+        load_causal(
+            str(save_causal(tmp_path / str(seed), seed=seed, initializer_range=0.3)),
+            SingleDevice("cpu"),
+            trained=True,
+        )
+        for seed in (1, 2)
+    )
+    assert rows(respond(first)) != rows(respond(second))
+    assert len(recorded._KEPT) == 1
+    assert rows(respond(second)) == rows(
+        NativeBackend(NativeConfig(record=False)).generate(second, request(temperature=1.0))
+    )
+
+
+def test_a_recording_that_computes_something_else_is_not_used(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = respond(model)
+    recorded._KEPT.clear()
+    real = step.Recording.run
+    monkeypatch.setattr(
+        step.Recording, "run", lambda self, *args: real(self, *args).roll(1, dims=-1)
+    )
+    assert rows(respond(model)) == rows(whole)
+    assert not recorded._KEPT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.transformer.h[1].mlp.register_forward_hook(lambda *a: a[2] * 3),
+        lambda model: setattr(model.transformer.h[0].ln_1, "eps", 1.0),
+    ],
+    ids=["a hook", "an attribute"],
+)
+def test_what_changes_a_model_after_it_was_recorded_counts(tmp_path: Path, change: Any) -> None:
+    model: Any = load_causal(
+        str(save_causal(tmp_path, initializer_range=0.3)), SingleDevice("cpu"), trained=True
+    )
+    before = rows(respond(model))
+    change(model)
+    after = rows(respond(model))
+    assert after != before
+    assert after == as_it_is(model)
+
+
+def test_a_failed_attempt_with_bad_weights_is_not_for_good(tmp_path: Path) -> None:
+    model: Any = load_causal(str(save_causal(tmp_path)), SingleDevice("cpu"), trained=True)
+    recorded._KEPT.clear()
+    kept = model.transformer.ln_f.weight.detach().clone()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(torch.nan)
+    respond(model)
+    assert not recorded._KEPT
+    with torch.no_grad():
+        model.transformer.ln_f.weight.copy_(kept)
+    respond(model)
+    (found,) = recorded._KEPT.values()
+    assert found is not None
+
+
+def test_float32_and_bfloat16_weights_have_recordings_of_their_own(tmp_path: Path) -> None:
+    recorded._KEPT.clear()
+    directory = str(save_causal(tmp_path, initializer_range=0.3))
+    whole = load_causal(directory, SingleDevice("cpu"), trained=True)
+    half = load_causal(directory, SingleDevice("cpu", "bfloat16"), trained=False)
+    assert rows(respond(whole)) == as_it_is(whole)
+    assert len(respond(half)) == len(PROMPTS)
+    assert [one is not None for one in recorded._KEPT.values()] == [True, True]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_recording_computes_what_the_model_does(tmp_path: Path, precision: str) -> None:
+    """To 1e-5 of the largest logit, autocast included: its casts are recorded, and none added."""
+    strategy = SingleDevice("cpu", precision)
+    model: Any = load_causal(
+        str(save_causal(tmp_path, "qwen2", initializer_range=0.3)), strategy, trained=True
+    )
+    with torch.no_grad(), strategy.autocast(), attending(model, 16):
+        slots = cache.SlotCache(cache.layer_shapes(model), 4, 16, model.device)
+        for one in (*slots.keys, *slots.values):
+            one.normal_(generator=torch.Generator().manual_seed(0))
+        recording = step.Recording(model, slots)
+        prepared = recording.ready(model)
+        tokens, positions = torch.tensor([3, 1, 4, 1]), torch.tensor([0, 5, 15, 9])
+        expected = step.eager_logits(model, slots, *slots.live(4), tokens, positions)
+        found = recording.run(prepared, *slots.live(4), tokens, positions)
+    assert found.dtype == expected.dtype
+    allowed = 1e-5 if precision == "float32" else 1e-2
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=allowed * largest)
