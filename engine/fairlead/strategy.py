@@ -6,6 +6,7 @@ a stage calls here is all it knows of ranks.
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
@@ -46,12 +47,14 @@ class SingleDevice:
         attention: ``auto``, the model's own choice, or ``xformers``.
 
     Raises:
-        ConfigError: When a GPU is asked for and there is none, or xformers, which needs one.
+        ConfigError: When there is no such device, or xformers is asked for, which needs a GPU.
     """
 
     def __init__(
         self, device: str = "auto", precision: str = "float32", attention: str = "auto"
     ) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ConfigError(f"device={device}: there are auto, cpu, cuda and cuda:N.")
         available = torch.cuda.is_available()
         if device.startswith("cuda") and not available:
             raise ConfigError(
