@@ -47,7 +47,7 @@ def test_it_draws_what_transformers_draws_with_the_same_keys(model: Any) -> None
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 7])
 def test_fewer_slots_than_prompts_change_nothing(model: Any, slots: int) -> None:
-    """Rows end at different times (stop tokens), so slots are refilled and rows are moved."""
+    """Fidelity item 14: rows end at different times, so slots are refilled and rows are moved."""
     settings = {"stop_token_ids": tuple(range(0, 24, 5)), "max_new_tokens": 20}
     whole = respond(model, **settings)
     assert len({len(row) for row in rows(whole)}) > 3
@@ -244,7 +244,7 @@ def test_a_model_that_caps_its_attention_scores_is_refused(tmp_path: Path) -> No
 
 
 def test_bfloat16_log_probs_are_near_the_training_pass(tmp_path: Path) -> None:
-    """Autocast rounds products to 8 bits: 0.1 nats a token is far above what is seen."""
+    """Fidelity item 13: autocast rounds to 8 bits; 0.1 nats a token is far above what is seen."""
     strategy = SingleDevice("cpu", "bfloat16")
     model: Any = load_causal(
         str(save_causal(tmp_path, "llama", initializer_range=0.3)), strategy, trained=True

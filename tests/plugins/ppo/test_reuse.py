@@ -74,6 +74,7 @@ def test_reuse_saves_the_pass_and_trains_alike(
 
 
 def test_log_probs_that_are_off_end_the_run_before_a_step_is_taken(tmp_path: Path) -> None:
+    """Fidelity item 13."""
     rl_models(tmp_path)
     plugins = backend_off_by(tmp_path, 0.06)
     settings = {"backend": "off", "reuse_rollout_logprobs": True}
@@ -84,7 +85,7 @@ def test_log_probs_that_are_off_end_the_run_before_a_step_is_taken(tmp_path: Pat
 
 
 def test_without_reuse_the_drift_is_logged_and_does_no_harm(tmp_path: Path) -> None:
-    """r = -0.25 at every token: k3 = exp(-0.25) - 1 + 0.25 = 0.0288008."""
+    """Fidelity item 13. r = -0.25 at every token: k3 = exp(-0.25) - 1 + 0.25 = 0.0288008."""
     rl_models(tmp_path)
     (first, _) = train(tmp_path, "off", backend_off_by(tmp_path, 0.25), backend="off")
     for name in ("mean", "p99", "max"):
