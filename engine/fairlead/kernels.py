@@ -8,6 +8,7 @@ from typing import Any
 
 from fairlead.errors import PluginError
 from fairlead.plugins import Plugins
+from fairlead.registry import Component
 from fairlead_kernels import KernelError, list_implementations, register_implementation
 
 
@@ -32,6 +33,18 @@ class Kernel:
     priority: int = 50
 
 
+def _made(component: Component) -> Kernel:
+    factory = component.load()
+    found = factory() if callable(factory) else factory
+    if isinstance(found, Kernel):
+        return found
+    raise PluginError(
+        f"{component.owner}: what is registered as the kernel {component.name!r} must be a factory "
+        f"that returns a fairlead.kernels.Kernel, such as lambda: Kernel(function). This gave "
+        f"{type(found).__name__}."
+    )
+
+
 def install_kernels(plugins: Plugins) -> None:
     """Make every ``OP/NAME`` that plugins registered selectable; safe to call again.
 
@@ -43,9 +56,14 @@ def install_kernels(plugins: Plugins) -> None:
         if component.kind != "kernels":
             continue
         op, _, name = component.name.partition("/")
+        if not name:
+            raise PluginError(
+                f"{component.owner}: the kernel {component.name!r} is registered without its "
+                "operation. Register it as OP/NAME, such as 'whiten/mine'."
+            )
         if there.get((op, name)) == component.owner:
             continue
-        kernel: Kernel = component.load()()
+        kernel = _made(component)
         try:
             register_implementation(
                 op,

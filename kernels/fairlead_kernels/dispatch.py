@@ -51,7 +51,12 @@ class Implementation:
 
     def refusal(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Why this implementation cannot run on these inputs here, or None if it can."""
-        return self.available() or self.supports(*args, **kwargs)
+        if self.owner == OWN:
+            return self.available() or self.supports(*args, **kwargs)
+        try:
+            return self.available() or self.supports(*args, **kwargs)
+        except Exception as error:  # a plugin's own: it must not take the others with it
+            return f"asking {self.owner} whether it can run raised {type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)

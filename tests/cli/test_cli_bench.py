@@ -97,8 +97,9 @@ def test_responses_end_as_often_as_asked() -> None:
     [
         (("generate", "--hidden", "10", "--heads", "4"), "no multiple of --heads 4"),
         (("generate", "--vocabulary", "3"), "Give 4 up"),
-        (("generate", "--json", "no/such/file.json"), "no directory"),
-        (("generate", "--json", "."), "is a directory"),
+        (("generate", "--json", "."), "it cannot be written"),
+        (("ppo", "--json", "."), "it cannot be written"),
+        (("ppo", "--keep", "file/below"), "it cannot be made"),
         (("generate", "--device", "tpu"), "tpu"),
         (("ppo", "--batch", "10", "--minibatches", "4"), "no multiple of --minibatches 4"),
         (("ppo", "--keep", "."), "there already"),
@@ -108,6 +109,7 @@ def test_responses_end_as_often_as_asked() -> None:
 def test_what_cannot_be_is_refused_before_anything_runs(
     fairlead: Run, arguments: tuple[str, ...], message: str
 ) -> None:
+    Path("file").touch()
     result = fairlead("bench", *arguments)
     assert result.code == 2
     assert message in " ".join((result.out + result.err).split())

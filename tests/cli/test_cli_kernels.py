@@ -287,3 +287,42 @@ def test_a_shape_that_an_operation_refuses_is_an_error(
     shown = bench("--op", "gae", "--shape", "3x4")
     assert shown.code == 2
     assert "--shape 3x4: gae does not take it: too small." in shown.err
+
+
+@pytest.mark.parametrize(
+    ("registered", "message"),
+    [
+        ('"whiten/mine", lambda: whiten', "must be a factory that returns a fairlead.kernels.Kern"),
+        ('"mine", lambda: Kernel(whiten)', "Register it as OP/NAME"),
+    ],
+)
+def test_a_kernel_that_is_registered_wrongly_is_named_with_what_to_do(
+    fairlead: Run, plugin_file: PluginFile, registered: str, message: str
+) -> None:
+    right = '"whiten/mine", lambda: Kernel(whiten, priority=7)'
+    plugin = plugin_file("wrong", RIGHT.replace(right, registered))
+    result = fairlead("kernels", "list", "--plugin", plugin)
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+
+
+def test_a_kernel_may_be_registered_without_a_factory(
+    fairlead: Run, plugin_file: PluginFile
+) -> None:
+    right = '"whiten/mine", lambda: Kernel(whiten, priority=7)'
+    plugin = plugin_file("plain", RIGHT.replace(right, '"whiten/mine", Kernel(whiten)'))
+    result = fairlead("kernels", "list", "--json", "--plugin", plugin)
+    assert result.code == 0
+    (row,) = [row for row in json.loads(result.out) if row["impl"] == "mine"]
+    assert row["available"]
+
+
+def test_a_kernel_whose_own_check_fails_hides_no_other(
+    fairlead: Run, plugin_file: PluginFile
+) -> None:
+    check = "Kernel(whiten, supports=lambda x: None)"
+    plugin = plugin_file("wrong", RIGHT.replace("Kernel(whiten, priority=7)", check))
+    result = fairlead("kernels", "list", "--plugin", plugin)
+    assert result.code == 0
+    assert "whether it can run raised TypeError" in " ".join(result.out.split())
+    assert "decode_attention" in result.out

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fairlead.cli.bench_generate import generate
+from fairlead.cli.bench_models import warn_busy
 from fairlead.cli.bench_ppo import ppo
 from fairlead.cli.options import PluginChoice, examples, plugin_options, warn_broken
 from fairlead.errors import ConfigError, FairleadError, did_you_mean, listing
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from fairlead.cli.bench_files import Files
     from fairlead.ui import Display
     from fairlead_kernels.bench import Benchmark, Case, Row, Shape, Workload
-
-BUSY = 0.75
-"""The load, by core, from which a machine is called busy."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -152,12 +150,7 @@ def measure(
 
     rows: list[Row] = []
     facts = provenance(" ".join(["fairlead", *sys.argv[1:]]))
-    busy, cores = facts["load"], facts["cpus"]
-    if busy is not None and busy > BUSY * cores:
-        display.warn(
-            f"the machine is busy (load {busy} on {cores} cores): times, and the limits they are "
-            "held against, are those of a busy machine."
-        )
+    warn_busy(facts, display)
     try:
         with (
             closing(benchmark.run(cases)) as results,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fairlead.cli.bench_models import case_options, check_file, machine, number, size_of
+from fairlead.cli.bench_models import case_options, machine, number, size_of
 from fairlead.cli.options import examples
 
 
@@ -24,11 +24,13 @@ from fairlead.cli.options import examples
 @case_options
 @number("rounds", 5, "Measurements of each, after one that warms up.")
 def generate(json_file: str | None, **wanted: Any) -> None:
-    """Measure generation, in turns with transformers, on a random GPT-2 of a given size."""
-    check_file(json_file)
+    """Measure generation beside transformers, on a random GPT-2."""
     size = size_of(wanted)
     import torch
 
+    from fairlead.cli.bench_files import Files
+
+    Files.checked(json_file, None, None)
     from fairlead.benchmark.generate import GenerateCase, compare, floor_seconds, summary
     from fairlead.strategy import SingleDevice
     from fairlead.ui import Display
@@ -36,7 +38,7 @@ def generate(json_file: str | None, **wanted: Any) -> None:
     display = Display()
     case = GenerateCase(size=size, **wanted)
     device = SingleDevice(case.device).device
-    limits, facts = machine(device, case.precision)
+    limits, facts = machine(device, case.precision, display)
     results = []
     with display.stage("bench generate", "measurement", 3 * case.rounds) as progress:
         for found in compare(case):
@@ -61,7 +63,7 @@ def generate(json_file: str | None, **wanted: Any) -> None:
     display.table(
         f"{case.rows} prompts of {case.prompt} tokens, up to {case.response} new{lengths}, "
         f"{case.precision} on {device.type}",
-        ("", "tokens/s", "range", "of the floor", "native is"),
+        ("", "tokens/s", "range", "of the floor", "native, times faster"),
         lines,
     )
     if json_file:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from fairlead.errors import ConfigError
+
+BUSY = 0.75
+"""The load, by core, from which a machine is called busy."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,21 +76,7 @@ def size_of(wanted: dict[str, Any]) -> Any:
     return Size("gpt2", layers, hidden, heads, vocabulary, max(512, positions))
 
 
-def check_file(path: str | None) -> None:
-    """Make sure, before anything is measured, that a file can be written.
-
-    Raises:
-        ConfigError: When its directory is not there, or it is a directory itself.
-    """
-    if path and Path(path).is_dir():
-        raise ConfigError(f"--json {path}: this is a directory. Name a file in it.")
-    if path and not Path(path).absolute().parent.is_dir():
-        raise ConfigError(
-            f"--json {path}: there is no directory {Path(path).parent}. Make it first."
-        )
-
-
-def machine(device: Any, precision: str) -> tuple[Any, dict[str, Any]]:
+def machine(device: Any, precision: str, display: Any) -> tuple[Any, dict[str, Any]]:
     """Measure the machine's limits; returns them, and what the numbers were measured with."""
     import torch
 
@@ -96,5 +84,17 @@ def machine(device: Any, precision: str) -> tuple[Any, dict[str, Any]]:
     from fairlead_kernels.bench.machine import Machine
 
     limits = Machine(torch.device(device), torch.get_num_threads())
+    facts = provenance(" ".join(["fairlead", *sys.argv[1:]]))
+    warn_busy(facts, display)
     limits.measure(getattr(torch, precision), True)
-    return limits, provenance(" ".join(["fairlead", *sys.argv[1:]]))
+    return limits, facts
+
+
+def warn_busy(facts: dict[str, Any], display: Any) -> None:
+    """Say so where other work will show in the times."""
+    busy, cores = facts["load"], facts["cpus"]
+    if busy is not None and busy > BUSY * cores:
+        display.warn(
+            f"the machine is busy (load {busy} on {cores} cores): times, and the limits they are "
+            "held against, are those of a busy machine."
+        )

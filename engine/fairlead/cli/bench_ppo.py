@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from fairlead.cli.bench_models import case_options, check_file, machine, number, size_of
+from fairlead.cli.bench_models import case_options, machine, number, size_of
 from fairlead.cli.options import PluginChoice, examples, plugin_options, warn_broken
-from fairlead.errors import ConfigError
+from fairlead.errors import ConfigError, Stopped
 
 
 @click.command(
@@ -40,8 +40,10 @@ def ppo(
     no_plugin: Sequence[str],
     **wanted: Any,
 ) -> None:
-    """Measure a PPO step with policy, value, reward and reference model of one size."""
-    check_file(json_file)
+    """Measure a PPO step by phase; four random models of one size."""
+    from fairlead.cli.bench_files import Files
+
+    Files.checked(json_file, None, None)
     if keep and Path(keep).exists():
         raise ConfigError(f"--keep {keep}: it is there already. Give a directory that is not.")
     if wanted["batch"] % wanted["minibatches"]:
@@ -52,6 +54,13 @@ def ppo(
     plugins = PluginChoice.of(ctx, plugin, no_plugin).load()
     warn_broken(plugins)
     size = size_of(wanted)
+    if keep:
+        try:
+            Path(keep).mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--keep {keep}: it cannot be made: {error.strerror}. Give another directory."
+            ) from error
     with tempfile.TemporaryDirectory() as scratch:
         _measure(size, wanted, Path(keep or scratch), plugins, json_file)
 
@@ -66,21 +75,24 @@ def _measure(size: Any, wanted: dict[str, Any], at: Path, plugins: Any, file: st
     display = Display()
     case = PpoCase(size=size, **wanted)
     device = SingleDevice(case.device).device
-    limits, facts = machine(device, case.precision)
+    limits, facts = machine(device, case.precision, display)
     prepare(case, at)
-    found = measure(case, at, plugins, display)
+    try:
+        found = measure(case, at, plugins, display)
+    except Stopped as stopped:  # there is nothing that could be resumed
+        raise KeyboardInterrupt from stopped
     floor = found.matrix_flops / limits.gemm[getattr(torch, case.precision)]
     rest = found.seconds - sum(found.phases.values())
     lines = [
-        (name, f"{seconds:.2f}", f"{found.peak_gib.get(name, float('nan')):.2f}")
+        (name, f"{seconds:.2f}", _gib(found.peak_gib.get(name)))
         for name, seconds in [*found.phases.items(), ("the rest", rest)]
     ]
-    peak = max(found.peak_gib.values(), default=float("nan"))
+    peak = max(found.peak_gib.values(), default=None)
     display.table(
         f"PPO step: {case.batch} episodes of {case.prompt}+{found.response_tokens:.0f} tokens, "
         f"{case.minibatches} minibatches, {case.precision} on {device.type}",
         ("", "seconds", "peak GiB"),
-        [*lines, ("together", f"{found.seconds:.2f}", f"{peak:.2f}")],
+        [*lines, ("together", f"{found.seconds:.2f}", _gib(peak))],
     )
     display.note(
         f"matrix products alone would take {floor:.2f} s at the measured "
@@ -97,3 +109,7 @@ def _measure(size: Any, wanted: dict[str, Any], at: Path, plugins: Any, file: st
         }
         Path(file).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         display.note(f"written to {file}")
+
+
+def _gib(peak: float | None) -> str:
+    return "-" if peak is None else f"{peak:.2f}"
