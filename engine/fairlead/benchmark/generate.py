@@ -111,7 +111,7 @@ def floor_seconds(case: GenerateCase, tokens: float, flops: float, copy: float) 
         flops: Of matrix products, a second.
         copy: Bytes read and written a second by a copy.
     """
-    weights = parameters(causal(case.size, 0, case.mean_length))
+    weights = parameters(case.size)
     bytes_each = 2 if case.precision == "bfloat16" else 4
     prompts = 2 * weights * case.rows * case.prompt / flops
     arithmetic = 2 * weights * tokens / flops

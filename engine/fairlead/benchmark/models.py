@@ -128,8 +128,10 @@ def write_prompts(path: Path, size: Size, count: int, tokens: int) -> None:
             out.write(json.dumps({"prompt": " ".join(f"w{one}" for one in ids)}) + "\n")
 
 
-def parameters(model: Any) -> int:
+def parameters(size: Size) -> int:
     """Return how many weights multiply each token: all but those that are only looked up."""
+    with torch.device("meta"):  # nothing of a large model is made to count it
+        model: Any = AutoModelForCausalLM.from_config(size.config())
     total: int = sum(parameter.numel() for parameter in model.parameters())
     positions = [
         module.weight.numel()

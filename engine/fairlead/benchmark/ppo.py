@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fairlead.benchmark.models import Size, causal, parameters, write_models, write_prompts
+from fairlead.benchmark.models import Size, parameters, write_models, write_prompts
 from fairlead.config import apply_overrides, build_config
 from fairlead.plugins import Plugins
 from fairlead.runner import run
@@ -113,9 +113,8 @@ def step_flops(case: PpoCase, response_tokens: float) -> float:
     reused; policy and value are trained. The heads, which run on some positions only, are counted
     for response tokens; attention's own products are left out, so that this is a lower bound.
     """
-    model = causal(case.size, 0, case.mean_length)
     head = case.size.vocabulary * case.size.hidden
-    body = parameters(model) - head
+    body = parameters(case.size) - head
     tokens = case.batch * (case.prompt + response_tokens)
     answers = case.batch * response_tokens
     bodies = (

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
-from fairlead.cli.bench_models import case_options, machine, number, size_of
+from fairlead.cli.bench_models import case_options, machine, number, size_of, write
 from fairlead.cli.options import examples
 
 
@@ -25,16 +23,15 @@ from fairlead.cli.options import examples
 @number("rounds", 5, "Measurements of each, after one that warms up.")
 def generate(json_file: str | None, **wanted: Any) -> None:
     """Measure generation beside transformers, on a random GPT-2."""
-    size = size_of(wanted)
     import torch
 
-    from fairlead.cli.bench_files import Files
-
-    Files.checked(json_file, None, None)
     from fairlead.benchmark.generate import GenerateCase, compare, floor_seconds, summary
+    from fairlead.cli.bench_files import Files
     from fairlead.strategy import SingleDevice
     from fairlead.ui import Display
 
+    Files.checked(json_file, None, None)
+    size = size_of(wanted)
     display = Display()
     case = GenerateCase(size=size, **wanted)
     device = SingleDevice(case.device).device
@@ -66,12 +63,10 @@ def generate(json_file: str | None, **wanted: Any) -> None:
         ("", "tokens/s", "range", "of the floor", "native, times faster"),
         lines,
     )
-    if json_file:
-        record = {
-            "case": asdict(case),
-            "rows": [asdict(row) for row in rows],
-            "machine": limits.as_dict(),
-            "provenance": facts,
-        }
-        Path(json_file).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        display.note(f"written to {json_file}")
+    record = {
+        "case": asdict(case),
+        "rows": [asdict(row) for row in rows],
+        "machine": limits.as_dict(),
+        "provenance": facts,
+    }
+    write(json_file, record, display)

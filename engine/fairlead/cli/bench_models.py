@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -88,6 +90,13 @@ def machine(device: Any, precision: str, display: Any) -> tuple[Any, dict[str, A
     warn_busy(facts, display)
     limits.measure(getattr(torch, precision), True)
     return limits, facts
+
+
+def write(path: str | None, record: dict[str, Any], display: Any) -> None:
+    """Write what was measured, where a file was asked for."""
+    if path is not None:
+        Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        display.note(f"written to {path}")
 
 
 def warn_busy(facts: dict[str, Any], display: Any) -> None:

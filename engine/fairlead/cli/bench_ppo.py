@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from fairlead.cli.bench_models import case_options, machine, number, size_of
+from fairlead.cli.bench_models import case_options, machine, number, size_of, write
 from fairlead.cli.options import PluginChoice, examples, plugin_options, warn_broken
 from fairlead.errors import ConfigError, Stopped
 
@@ -99,16 +98,14 @@ def _measure(size: Any, wanted: dict[str, Any], at: Path, plugins: Any, file: st
         f"{limits.gemm[getattr(torch, case.precision)] / 1e9:.0f} GFLOP/s: "
         f"{100 * floor / found.seconds:.0f} % of the step"
     )
-    if file:
-        record = {
-            "case": asdict(case),
-            "result": found.as_dict(),
-            "floor_seconds": floor,
-            "machine": limits.as_dict(),
-            "provenance": facts,
-        }
-        Path(file).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        display.note(f"written to {file}")
+    record = {
+        "case": asdict(case),
+        "result": found.as_dict(),
+        "floor_seconds": floor,
+        "machine": limits.as_dict(),
+        "provenance": facts,
+    }
+    write(file, record, display)
 
 
 def _gib(peak: float | None) -> str:

@@ -22,6 +22,7 @@ from fairlead.generation.cache import SlotCache, fitting_slots, layer_shapes
 from fairlead.generation.recorded import fastest_step
 from fairlead.generation.step import StepFunction, prompt_logits
 from fairlead.generation.stops import Stops
+from fairlead.models import context_length
 from fairlead_kernels import philox_uniform, sample
 
 
@@ -205,7 +206,7 @@ def _queue(model: Any, request: GenerationRequest) -> deque[Pending]:
     Prompts of one length share a prefill without padding, and the long ones, which may take
     longest, do not come last.
     """
-    context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    context = context_length(model.config)
     sequences = []
     for row, prompt in enumerate(request.prompts):
         room = context - len(prompt)

@@ -69,7 +69,7 @@ def prompt_logits(model: Any, cache: Any, tokens: Tensor, lengths: Tensor) -> Te
 
 
 class Recording:
-    """A decoding step recorded as a flat list of torch operations.
+    """A decoding step on a CPU, recorded as a flat list of torch operations.
 
     A model's forward pass in Python costs as much as its arithmetic when a step has few rows. It
     is recorded once, with any number of rows and positions. What depends on the weights alone
@@ -87,8 +87,7 @@ class Recording:
     def __init__(self, model: Any, cache: SlotCache) -> None:
         weights = _weights(model)
         recorded = _record(model, cache, weights)
-        if model.device.type == "cpu":
-            _use_packed_products(recorded, len(weights))
+        _use_packed_products(recorded, len(weights))
         self._prepare, self._step = _split(recorded, len(weights))
 
     def ready(self, model: Any) -> list[Tensor]:
@@ -196,10 +195,7 @@ def _constants(graph: fx.Graph, weights: int) -> set[fx.Node]:
 
 
 def _use_packed_products(recorded: fx.GraphModule, weights: int) -> None:
-    """Have oneDNN multiply with weights that lie as it likes them best, where torch has it.
-
-    With few rows this takes about two thirds of the time (benchmarks/results).
-    """
+    """Have oneDNN multiply with weights that lie as it likes them best, where torch has it."""
     onednn = torch.ops.mkldnn
     if not torch.backends.mkldnn.is_available() or not hasattr(onednn, "_linear_pointwise"):
         return
