@@ -67,7 +67,7 @@ _CPU_TOKENS, _CPU_PADDING = 2048, 64
 
 
 def device_microbatches(
-    lengths: Sequence[int], token_budget: int, device: torch.device
+    lengths: Sequence[int], token_budget: int, device: torch.device, ragged: bool = False
 ) -> list[list[int]]:
     """Cut items into microbatches as `microbatches` does, as a device likes them.
 
@@ -76,8 +76,9 @@ def device_microbatches(
     And it takes one more pass rather than 64 tokens of padding, which cost as much.
     """
     if device.type != "cpu":
-        return microbatches(lengths, token_budget)
-    return microbatches(lengths, min(token_budget, _CPU_TOKENS), padding=_CPU_PADDING)
+        return microbatches(lengths, token_budget, ragged=ragged)
+    budget, padding = min(token_budget, _CPU_TOKENS), None if ragged else _CPU_PADDING
+    return microbatches(lengths, budget, padding=padding, ragged=ragged)
 
 
 def microbatches(
@@ -85,6 +86,7 @@ def microbatches(
     token_budget: int,
     rows: Sequence[int] | None = None,
     padding: int | None = None,
+    ragged: bool = False,
 ) -> list[list[int]]:
     """Cut items into microbatches of similar length that fit a token budget.
 
@@ -94,6 +96,7 @@ def microbatches(
             the budget stands alone.
         rows: Rows each item takes up, its K responses say; default one each.
         padding: Most tokens of padding in one microbatch; None: no limit but the budget.
+        ragged: Whether the model runs without padding, so that it takes none of the budget.
 
     Returns:
         Lists of indices; every index once; longest first, so that a run that does not fit
@@ -106,7 +109,8 @@ def microbatches(
         more = rows[index] if rows is not None else 1
         width = lengths[batches[-1][0]] if batches else 0
         waste += more * (width - lengths[index])
-        fits = width * (height + more) <= token_budget and (padding is None or waste <= padding)
+        tokens = width * (height + more) - (waste if ragged else 0)
+        fits = tokens <= token_budget and (padding is None or waste <= padding)
         if batches and fits:
             batches[-1].append(index)
             height += more

@@ -32,12 +32,14 @@ class LmBatch:
         targets: ``[B, S]`` bool, True where a token is to be predicted.
         positions: ``[B, S]`` int64 where rows are packed, else None.
         attention: ``[B, 1, S, S]`` bool where rows are packed, else None.
+        lengths: ``[B]`` int64 where rows are padded on the right, else None.
     """
 
     tokens: Tensor
     targets: Tensor
     positions: Tensor | None = None
     attention: Tensor | None = None
+    lengths: Tensor | None = None
 
     @property
     def weight(self) -> int:
@@ -61,6 +63,7 @@ def batch_examples(
             LmBatch(
                 pad([examples[i].ids for i in group]),
                 pad_mask([examples[i].targets for i in group]),
+                lengths=torch.tensor([len(examples[i]) for i in group]),
             )
             for group in groups
         ]
@@ -133,8 +136,9 @@ def _negative_logprobs(model: nn.Module, batch: LmBatch, strategy: Strategy) -> 
     tokens, targets = batch.tokens.to(device), batch.targets.to(device)
     positions = None if batch.positions is None else batch.positions.to(device)
     attention = None if batch.attention is None else batch.attention.to(device)
+    lengths = None if batch.lengths is None else batch.lengths.to(device)
     with strategy.autocast():
-        logprobs, _ = target_logprobs(model, tokens, targets, 1.0, positions, attention)
+        logprobs, _ = target_logprobs(model, tokens, targets, 1.0, positions, attention, lengths)
     return -logprobs
 
 

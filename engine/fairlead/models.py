@@ -19,6 +19,8 @@ from transformers.activations import NewGELUActivation
 
 from fairlead.attention import XFORMERS
 from fairlead.errors import ConfigError, listing
+from fairlead.linear import use_onednn
+from fairlead.ragged import RAGGED, ragged_hidden_states, takes_ragged, use_ragged
 from fairlead.strategy import Strategy
 from fairlead_kernels import token_logprobs
 
@@ -164,7 +166,9 @@ def ready(model: Any, strategy: Strategy, trained: bool) -> nn.Module:
     use_fused_gelu(model)
     placed: nn.Module = strategy.place(model, trained=trained)
     placed.eval()
+    use_onednn(placed)
     placed._plain_head = _head_is_plain(placed)  # type: ignore[assignment]
+    use_ragged(placed)
     return placed
 
 
@@ -224,6 +228,31 @@ def hidden_states(
     return hidden
 
 
+def hidden_at(
+    model: nn.Module,
+    tokens: Tensor,
+    where: Tensor,
+    lengths: Tensor | None = None,
+    positions: Tensor | None = None,
+    attention: Tensor | None = None,
+) -> Tensor:
+    """Return the last hidden states at marked positions, ``[N, H]``, in row order.
+
+    Args:
+        model: A transformers model with a head.
+        tokens: ``[B, S]`` int64.
+        where: ``[B, S]`` bool, N True.
+        lengths: ``[B]`` int64 where rows are padded on the right: nothing is computed for the
+            padding then, if the model allows that. No marked position may be past them.
+        positions: As in `hidden_states`.
+        attention: As in `hidden_states`.
+    """
+    if lengths is not None and takes_ragged(model, tokens.shape[1]):
+        counts = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        return ragged_hidden_states(model, tokens, lengths)[where[counts]]
+    return hidden_states(model, tokens, positions, attention)[where]
+
+
 def _packed_mask(model: Any, attention: Tensor | None) -> Tensor | None:
     """Return the mask of packed rows as the model's attention takes it (fidelity item 3).
 
@@ -240,7 +269,7 @@ def _packed_mask(model: Any, attention: Tensor | None) -> Tensor | None:
             f"{model.config.model_type!r} here attend to the last {window} only. Use rows of at "
             f"most {window} tokens, or no packing (packing, document_mask)."
         )
-    if model.config._attn_implementation in ("sdpa", XFORMERS):
+    if model.config._attn_implementation in ("sdpa", RAGGED, XFORMERS):
         return attention
     # Eager attention adds its mask: a boolean one would let everything through.
     added = torch.zeros(attention.shape, dtype=model.dtype, device=attention.device)
@@ -253,6 +282,7 @@ def target_logits(
     targets: Tensor,
     positions: Tensor | None = None,
     attention: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Return the logits that predict each target token, ``[N, V]``, in row order.
 
@@ -265,11 +295,12 @@ def target_logits(
         targets: ``[B, S]`` bool, True where a token is to be predicted; N of them.
         positions: As in `hidden_states`.
         attention: As in `hidden_states`.
+        lengths: As in `hidden_at`.
     """
     predictors = predicting_positions(targets)
     if model._plain_head:
-        hidden = hidden_states(model, tokens, positions, attention)
-        logits: Tensor = model.get_output_embeddings()(hidden[predictors])
+        hidden = hidden_at(model, tokens, predictors, lengths, positions, attention)
+        logits: Tensor = model.get_output_embeddings()(hidden)
         return logits
     whole = model(
         input_ids=tokens,
@@ -295,9 +326,10 @@ def target_logprobs(
     temperature: float = 1.0,
     positions: Tensor | None = None,
     attention: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return log-probability and entropy at each target token, ``[N]`` float32 each."""
-    logits = target_logits(model, tokens, targets, positions, attention)
+    logits = target_logits(model, tokens, targets, positions, attention, lengths)
     return token_logprobs(logits, tokens[targets], temperature)
 
 

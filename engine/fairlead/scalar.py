@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from fairlead.errors import ConfigError
-from fairlead.models import hidden_states, load_config, use_fused_gelu
+from fairlead.linear import use_onednn
+from fairlead.models import hidden_at, load_config, use_fused_gelu
+from fairlead.ragged import use_ragged
 from fairlead.strategy import Strategy
 
 BIAS = "fairlead_bias"
@@ -38,17 +40,18 @@ class ScalarModel(nn.Module):
         head: nn.Linear = self.model.score
         return head
 
-    def forward(self, tokens: Tensor, where: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, where: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the scalar at each marked position.
 
         Args:
             tokens: ``[B, S]`` int64, padded on the right.
             where: ``[B, S]`` bool, N True.
+            lengths: ``[B]`` int64; given, nothing is computed for the padding.
 
         Returns:
             ``[N]`` float32, in row order.
         """
-        hidden = hidden_states(self.model, tokens)[where]
+        hidden = hidden_at(self.model, tokens, where, lengths)
         # The head runs in float32 whatever the body's dtype (fidelity item 6).
         with torch.autocast(tokens.device.type, enabled=False):
             return nn.functional.linear(hidden.float(), self.head.weight).squeeze(-1) + self.bias
@@ -57,7 +60,7 @@ class ScalarModel(nn.Module):
         """Return the scalar at the last token of each row, ``[B]`` (fidelity item 5)."""
         where = torch.zeros_like(tokens, dtype=torch.bool)
         where[torch.arange(len(tokens), device=tokens.device), lengths - 1] = True
-        scores: Tensor = self(tokens, where)
+        scores: Tensor = self(tokens, where, lengths)
         return scores
 
     def save(self, directory: Path) -> None:
@@ -146,4 +149,6 @@ def _make(
     # A frozen body may be held in half precision; the head and the bias never pass through it.
     placed.head.weight.data = head.to(strategy.device)
     placed.bias.data = bias.to(strategy.device)
+    use_onednn(placed.model)
+    use_ragged(placed.model)
     return placed.eval()

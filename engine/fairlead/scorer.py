@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairlead.data import device_microbatches
 from fairlead.models import predicting_positions, target_logits, target_logprobs
+from fairlead.ragged import takes_ragged
 from fairlead.scalar import ScalarModel
 from fairlead.strategy import Strategy
 
@@ -59,67 +60,77 @@ class Scorer:
     def logprobs(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Return log-probs and entropy, ``[B, T]`` each."""
 
-        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            return target_logprobs(model, tokens, targets, self.temperature)
+        def forward(tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            return target_logprobs(model, tokens, targets, self.temperature, lengths=lengths)
 
-        logprobs, entropy = self._map(forward, 2)
+        logprobs, entropy = self._map(forward, 2, model)
         return logprobs, entropy
 
     def values(self, model: ScalarModel) -> Tensor:
         """Return the value of the state before each response token, ``[B, T]``."""
 
-        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-            return (values_before(model, tokens, targets),)
+        def forward(tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+            return (values_before(model, tokens, targets, lengths),)
 
-        return self._map(forward, 1)[0]
+        return self._map(forward, 1, model.model)[0]
 
     def kl_full(self, policy: nn.Module, reference: nn.Module | None) -> Tensor:
         """Return KL(policy || reference) over the vocabulary at each token, ``[B, T]``."""
         if reference is None:
             raise ValueError("the full-vocabulary KL needs a reference model")
 
-        def forward(tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-            temperature = self.temperature
-            mine = target_logits(policy, tokens, targets).float() / temperature
-            theirs = target_logits(reference, tokens, targets).float() / temperature
+        def forward(tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+            mine, theirs = (
+                target_logits(model, tokens, targets, lengths=lengths).float() / self.temperature
+                for model in (policy, reference)
+            )
             chunks = zip(mine.split(1024), theirs.split(1024), strict=True)
             return (torch.cat([_kl(p.log_softmax(-1), q.log_softmax(-1)) for p, q in chunks]),)
 
-        return self._map(forward, 1)[0]
+        return self._map(forward, 1, policy, reference)[0]
 
     def _map(
-        self, forward: Callable[[Tensor, Tensor], tuple[Tensor, ...]], outputs: int
+        self,
+        forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]],
+        outputs: int,
+        *models: nn.Module,
     ) -> list[Tensor]:
         results = [
             torch.zeros(self.mask.shape, dtype=torch.float32, device=self.mask.device)
             for _ in range(outputs)
         ]
-        for rows, tokens, targets in self._batches():
+        for rows, *batch in self._batches(models):
             with self.strategy.autocast():
-                found = forward(tokens, targets)
+                found = forward(*batch)
             for result, values in zip(results, found, strict=True):
                 result[rows] = scatter(values.float(), self.mask[rows])
         return results
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(
+        self, models: Sequence[nn.Module]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         lengths = self.prompt_lengths + self.response_lengths
         device = self.tokens.device
-        for group in device_microbatches(lengths.tolist(), self.token_budget, device):
+        ragged = all(takes_ragged(model, self.tokens.shape[1]) for model in models)
+        for group in device_microbatches(lengths.tolist(), self.token_budget, device, ragged):
             rows = torch.tensor(group, device=device)
             tokens = self.tokens[rows, : int(lengths[rows].max())]
             yield (
                 rows,
                 tokens,
                 response_targets(tokens, self.prompt_lengths[rows], self.response_lengths[rows]),
+                lengths[rows],
             )
 
 
-def values_before(model: ScalarModel, tokens: Tensor, targets: Tensor) -> Tensor:
+def values_before(
+    model: ScalarModel, tokens: Tensor, targets: Tensor, lengths: Tensor | None = None
+) -> Tensor:
     """Return the value of the state before each target token, ``[N]`` in row order.
 
     That state ends at the position before the token (fidelity item 28).
     """
-    values: Tensor = model(tokens, predicting_positions(targets))
+    values: Tensor = model(tokens, predicting_positions(targets), lengths)
     return values
 
 

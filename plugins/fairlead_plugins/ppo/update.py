@@ -23,6 +23,7 @@ from fairlead.errors import LogprobError
 from fairlead.metrics import Sums
 from fairlead.models import target_logprobs
 from fairlead.optim import Updater, WeightAverage, check_finite
+from fairlead.ragged import takes_ragged
 from fairlead.rollout import Credit, Rollout, RolloutSettings
 from fairlead.scalar import ScalarModel
 from fairlead.scorer import scatter, values_before
@@ -142,8 +143,8 @@ def _accumulate(
     sequences = learner.strategy.sum(len(rows))
     divisor = tokens if cfg.loss_normalisation == "token_mean" else sequences
     lengths = (rollout.prompt_lengths + rollout.response_lengths)[rows]
-    budget = cfg.rollout.token_budget
-    for group in device_microbatches(lengths.tolist(), budget, rows.device):
+    budget, ragged = cfg.rollout.token_budget, _takes_ragged(learner, int(lengths.max()))
+    for group in device_microbatches(lengths.tolist(), budget, rows.device, ragged):
         inner = torch.tensor(group, device=rows.device)
         micro = _Micro(rollout, credit, rows[inner], advantages[inner])
         term, gap = _policy_term(learner, micro)
@@ -160,6 +161,11 @@ def _accumulate(
     return int(tokens)
 
 
+def _takes_ragged(learner: Learner, longest: int) -> bool:
+    models = [learner.policy, *([learner.value.model] if learner.value else [])]
+    return all(takes_ragged(model, longest) for model in models)
+
+
 @dataclass(frozen=True)
 class _Micro:
     """Some rows of a rollout, cut to the longest of them."""
@@ -170,9 +176,12 @@ class _Micro:
     advantages: Tensor
 
     @property
+    def lengths(self) -> Tensor:
+        return (self.rollout.prompt_lengths + self.rollout.response_lengths)[self.rows]
+
+    @property
     def tokens(self) -> Tensor:
-        lengths = self.rollout.prompt_lengths + self.rollout.response_lengths
-        return self.rollout.tokens[self.rows, : int(lengths[self.rows].max())]
+        return self.rollout.tokens[self.rows, : int(self.lengths.max())]
 
     @property
     def targets(self) -> Tensor:
@@ -195,7 +204,11 @@ def _policy_term(learner: Learner, micro: _Micro) -> tuple[LossTerm, Tensor]:
     """Return the loss, and how far each token's log-prob is from the old one."""
     with learner.strategy.autocast():
         logprobs, entropy = target_logprobs(
-            learner.policy, micro.tokens, micro.targets, learner.config.rollout.temperature
+            learner.policy,
+            micro.tokens,
+            micro.targets,
+            learner.config.rollout.temperature,
+            lengths=micro.lengths,
         )
     old_logprobs = micro.cut(micro.rollout.logprobs)
     term = learner.policy_loss(
@@ -213,7 +226,7 @@ def _policy_term(learner: Learner, micro: _Micro) -> tuple[LossTerm, Tensor]:
 
 def _value_term(learner: Learner, value: ScalarModel, loss: ValueLoss, micro: _Micro) -> LossTerm:
     with learner.strategy.autocast():
-        values = values_before(value, micro.tokens, micro.targets)
+        values = values_before(value, micro.tokens, micro.targets, micro.lengths)
     return loss(
         ValueBatch(
             values=scatter(values, micro.mask),

@@ -10,6 +10,7 @@ from pydantic import Field
 from fairlead.components import RewardBatch, Scores
 from fairlead.config import Config
 from fairlead.data import device_microbatches
+from fairlead.ragged import takes_ragged
 from fairlead.scalar import load_scalar
 from fairlead.stages import StageContext
 from fairlead.tokenizers import check_same_vocabulary, load_tokenizer
@@ -49,10 +50,11 @@ class RewardModelReward:
     def score(self, batch: RewardBatch) -> Scores:
         """Return the scalar at each response's last token, bias included."""
         lengths = batch.prompt_lengths + batch.response_lengths
-        scores = torch.zeros(len(lengths), device=batch.tokens.device)
-        budget = self.config.token_budget
-        for group in device_microbatches(lengths.tolist(), budget, batch.tokens.device):
-            rows = torch.tensor(group, device=batch.tokens.device)
+        budget, device = self.config.token_budget, batch.tokens.device
+        scores = torch.zeros(len(lengths), device=device)
+        ragged = takes_ragged(self.model.model, batch.tokens.shape[1])
+        for group in device_microbatches(lengths.tolist(), budget, device, ragged):
+            rows = torch.tensor(group, device=device)
             tokens = batch.tokens[rows, : int(lengths[rows].max())]
             with self.strategy.autocast():
                 scores[rows] = self.model.at_last_token(tokens, lengths[rows])

@@ -242,14 +242,22 @@ def test_loss_normalisation_by_hand(tmp_path: Path, normalisation: str) -> None:
 
 
 def test_the_sampled_ids_are_trained_on(tmp_path: Path) -> None:
-    """Fidelity item 9: every row the update's forward sees is a sampled sequence."""
+    """Fidelity item 9: every sequence the update's forward sees is a sampled one.
+
+    They lie end to end in one row, each from position 0; some may have padding behind them.
+    """
     rl_models(tmp_path)
     made, cfg, _ = crew(tmp_path)
     rollout = collected(made, cfg)
     seen: list[list[int]] = []
-    hook = made.learner.policy.base_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.extend(kwargs["input_ids"].tolist()), with_kwargs=True
-    )
+
+    def see(module: Any, args: Any, given: dict[str, Any]) -> None:
+        for token, position in zip(given["input_ids"][0], given["position_ids"][0], strict=True):
+            if position == 0:
+                seen.append([])
+            seen[-1].append(int(token))
+
+    hook = made.learner.policy.base_model.register_forward_pre_hook(see, with_kwargs=True)
     update(made.learner, rollout, made.learner.algorithm.assign_credit(rollout), 1, seed=2)
     hook.remove()
     sequences = sorted(

@@ -186,10 +186,10 @@ def test_each_response_is_forwarded_once_a_step(
     rows: list[int] = []
     forward = ScalarModel.forward
 
-    def count(self: ScalarModel, tokens: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    def count(self: ScalarModel, tokens: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
             rows.append(len(tokens))
-        return forward(self, tokens, where)
+        return forward(self, tokens, *more)
 
     monkeypatch.setattr(ScalarModel, "forward", count)
     model = save_causal(tmp_path / "lm")

@@ -1,0 +1,166 @@
+"""Forward passes without padding: a batch's sequences laid end to end in one row.
+
+Everything in a transformer but attention treats each token by itself, so the row needs no padding
+there. Attention takes the sequences apart again. Where each token lies is told to it in the place
+of the mask, as whole numbers: transformers hands a mask of four dimensions on as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+RAGGED = "fairlead_ragged"
+
+_CHANGES_SCORES = ("softcap", "position_bias", "s_aux")
+_SEES_SO_FAR = ("sliding_window", "attention_chunk_size")
+
+
+def use_ragged(model: Any) -> None:
+    """Let a model run rows of many sequences, if it computes the same then as with padding.
+
+    Asking the model once is surer than a list of families: some take positions from elsewhere, or
+    carry a state from token to token.
+    """
+    model._ragged = False
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return
+    AttentionInterface.register(RAGGED, ragged_attention)
+    AttentionMaskInterface.register(RAGGED, sdpa_mask)
+    model.set_attn_implementation(RAGGED)
+    model._ragged = _same(model)
+    if not model._ragged:
+        model.set_attn_implementation("sdpa")
+
+
+def takes_ragged(model: Any, longest: int) -> bool:
+    """Whether a model runs rows of many sequences as long as this.
+
+    A window or chunk of attention is a matter of the mask, whose place is taken; sequences that
+    fit into it need none.
+    """
+    if not getattr(model, "_ragged", False):
+        return False
+    if model.config._attn_implementation != RAGGED:  # told to attend otherwise since
+        return False
+    return all(longest <= (getattr(model.config, name, 0) or longest) for name in _SEES_SO_FAR)
+
+
+def ragged_hidden_states(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Return the last hidden states of all tokens that count, ``[sum(lengths), H]``, row by row.
+
+    Args:
+        model: A transformers model for which `takes_ragged` is true.
+        tokens: ``[B, S]`` int64, padded on the right.
+        lengths: ``[B]`` int64, at least 1 each.
+    """
+    place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    counts = place < lengths[:, None]
+    run = _rounded_up(counts)
+    row = run.flatten().cumsum(0).view(run.shape) - 1
+    output = model.base_model(
+        input_ids=tokens[run][None],
+        position_ids=place[run][None],
+        attention_mask=row.masked_fill(~run, -1)[None, None],
+        use_cache=False,
+    )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden if run is counts else hidden[counts[run]]
+
+
+_ROUND = 32
+"""Products of a size met before need no kernel prepared for it."""
+
+
+def _rounded_up(counts: Tensor) -> Tensor:
+    """Let some of the padding count, so that the number of tokens is a round one if it can be."""
+    more = -int(counts.sum()) % _ROUND
+    if not more:
+        return counts
+    run = counts.clone().flatten()
+    run[(~run).nonzero()[:more]] = True
+    return run.view(counts.shape)
+
+
+def ragged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' own function does, or within each sequence of a row.
+
+    Args:
+        module: The attention layer.
+        query: ``[B, H, S, D]``; of a row of many sequences ``[1, H, N, D]``.
+        key: As the query, with as many heads or a divisor of them.
+        value: As the key.
+        attention_mask: A mask, or the row's layout: ``[1, 1, B, S]`` int64, where in the row each
+            sequence's tokens lie, -1 past its end.
+        dropout: Share of the attention weights to drop.
+        scaling: Of the scores.
+        more: What transformers passes besides.
+
+    Returns:
+        ``[B, S, H, D]``, of a row ``[1, N, H, D]``; and None.
+    """
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        out: Tensor = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )[0]
+        return out, None
+    for name in _CHANGES_SCORES:
+        if more.get(name) is not None:
+            raise NotImplementedError(f"rows of many sequences with this model's {name}")
+    layout = attention_mask[0, 0]
+    # Rotary embeddings may leave float32 queries beside bfloat16 values. On a CPU attention in
+    # bfloat16 takes longer than in float32, twice as long backwards.
+    dtype = torch.float32 if value.device.type == "cpu" else value.dtype
+    attended = nn.functional.scaled_dot_product_attention(
+        _apart(query.to(dtype), layout),
+        _apart(key.to(dtype), layout),
+        _apart(value.to(dtype), layout),
+        is_causal=True,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    counted = layout.flatten().ge(0).nonzero().squeeze(1)
+    together = attended.transpose(1, 2).flatten(0, 1).index_select(0, counted)
+    return together.to(value.dtype)[None], None
+
+
+def _apart(row: Tensor, layout: Tensor) -> Tensor:
+    """Take ``[1, H, N, D]`` to ``[B, H, S, D]``; past a sequence's end lies what nothing reads."""
+    spread = row[0].transpose(0, 1).index_select(0, layout.flatten().clamp(min=0))
+    return spread.view(*layout.shape, *spread.shape[1:]).transpose(1, 2)
+
+
+@torch.no_grad()
+def _same(model: Any) -> bool:
+    """Ask the model for two short sequences, padded and as one row."""
+    lengths = torch.tensor([2, 3], device=model.device)
+    tokens = torch.arange(6, device=model.device).view(2, 3) % model.config.vocab_size
+    training = model.training
+    model.eval()
+    try:
+        found = ragged_hidden_states(model, tokens, lengths)
+        padded = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    except Exception:  # whatever a model does with what it does not expect
+        return False
+    finally:
+        model.train(training)
+    expected = torch.cat([padded[0, :2], padded[1]])
+    rough = 1e-4 if found.dtype == torch.float32 else 0.02
+    return found.shape == expected.shape and bool(
+        (found - expected).abs().max() <= rough * expected.abs().max()
+    )
