@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
+USE_HF = "Use backend=hf, which a configuration can and `fairlead generate` cannot."
+"""What to do with a model that the native backend cannot run."""
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -64,4 +67,4 @@ class RolloutBackend(Protocol):
         ...
 
 
-__all__ = ["Generated", "GenerationRequest", "RolloutBackend"]
+__all__ = ["USE_HF", "Generated", "GenerationRequest", "RolloutBackend"]
