@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-USE_HF = "Use backend=hf, which a configuration can and `fairlead generate` cannot."
-"""What to do with a model that the native backend cannot run."""
+HF = "backend=hf in a configuration (`fairlead generate` has the native one alone)"
+"""What to use for a model that the native backend cannot run."""
 
 
 @dataclass(frozen=True)
@@ -67,4 +67,4 @@ class RolloutBackend(Protocol):
         ...
 
 
-__all__ = ["USE_HF", "Generated", "GenerationRequest", "RolloutBackend"]
+__all__ = ["HF", "Generated", "GenerationRequest", "RolloutBackend"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from fairlead.errors import ConfigError, brief
-from fairlead.generation import USE_HF
+from fairlead.generation import HF
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
         if key.shape != value.shape:
             raise ConfigError(
                 f"the native rollout backend: keys {tuple(key.shape)} and values "
-                f"{tuple(value.shape)} of different widths. {USE_HF}"
+                f"{tuple(value.shape)} of different widths. Use {HF}."
             )
         self.seen = LayerShape(key.shape[1], key.shape[3], value.dtype)
         if self.at is not None:  # one token a row, each at its own position
@@ -170,13 +170,13 @@ def layer_shapes(model: Any) -> list[LayerShape]:
     except Exception as error:  # whatever a model does with a cache that is none of its own
         raise ConfigError(
             f"the native rollout backend cannot run {type(model).__name__} with its cache: "
-            f"{brief(error)}. {USE_HF}"
+            f"{brief(error)}. Use {HF}."
         ) from error
     shapes = [layer.seen for layer in layers if layer.seen is not None]
     if len(shapes) != len(layers):
         raise ConfigError(
             f"the native rollout backend: {len(layers) - len(shapes)} of {len(layers)} layers of "
-            f"{type(model).__name__} keep no keys and values. {USE_HF}"
+            f"{type(model).__name__} keep no keys and values. Use {HF}."
         )
     return shapes
 
