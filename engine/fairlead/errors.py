@@ -6,6 +6,7 @@ Every message says three things: what was given, what is allowed, and what to do
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 EXIT_DONE = 0
@@ -63,6 +64,12 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def brief(error: BaseException) -> str:
+    """Return the first line of an error's text, cut where it is long: a trace has pages."""
+    lines = str(error).strip().splitlines()
+    return textwrap.shorten(lines[0], 160, placeholder=" ...") if lines else type(error).__name__
 
 
 def listing(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fairlead.components import Reward, RewardBatch
 from fairlead.data import pad
 from fairlead.encode import Encoder
-from fairlead.errors import DataError
+from fairlead.errors import ConfigError, DataError
 from fairlead.generation import GenerationRequest, RolloutBackend
 from fairlead.models import context_length
 from fairlead.records import Prompt
@@ -39,10 +39,11 @@ def fitting_prompts(
     """Return the first ``count`` prompts that leave room for a response, with their ids.
 
     Raises:
-        DataError: When there is none.
+        ConfigError: When the response alone takes the whole context.
+        DataError: When no prompt leaves room.
     """
     encoder = Encoder(tokenizer)
-    room = context_length(config) - max_new_tokens
+    room = prompt_room(context_length(config), max_new_tokens)
     encoded = ((prompt, encoder.prompt(prompt)) for prompt in prompts)
     kept = [pair for pair in encoded if 0 < len(pair[1]) <= room][:count]
     if not kept:
@@ -51,6 +52,22 @@ def fitting_prompts(
             "tokens. Raise heldout, lower max_new_tokens, or give other prompts."
         )
     return kept
+
+
+def prompt_room(context: int, max_new_tokens: int) -> int:
+    """Return how long a prompt may be where a response of full length follows it.
+
+    Raises:
+        ConfigError: When not even one token is left.
+    """
+    if max_new_tokens >= context:
+        raise ConfigError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt: the model takes "
+            f"{context} tokens, prompt and response together (of several models, the one with the "
+            f"shortest context). Set max_new_tokens to {context - 1} at most, or take a model with "
+            "a longer context."
+        )
+    return context - max_new_tokens
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ from fairlead.attention import use_xformers
 from fairlead.errors import ConfigError
 from fairlead_kernels import xformers_missing
 
+WHERE_GIVEN = "device=NAME to a training command, --device NAME to others"
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -54,12 +56,14 @@ class SingleDevice:
         self, device: str = "auto", precision: str = "float32", attention: str = "auto"
     ) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            raise ConfigError(f"device={device}: there are auto, cpu, cuda and cuda:N.")
+            raise ConfigError(
+                f"there is no device {device!r}: give auto, cpu, cuda or cuda:N, as {WHERE_GIVEN}."
+            )
         available = torch.cuda.is_available()
         if device.startswith("cuda") and not available:
             raise ConfigError(
-                f"device={device} was asked for, and torch sees no GPU here. Use device=cpu or "
-                "device=auto, or install a CUDA build of torch."
+                f"the device {device} was asked for, and torch sees no GPU here. Give cpu or auto, "
+                f"as {WHERE_GIVEN}; or install a CUDA build of torch."
             )
         chosen = ("cuda" if available else "cpu") if device == "auto" else device
         self.device = torch.device(chosen)

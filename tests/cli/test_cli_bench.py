@@ -13,10 +13,14 @@ import torch
 
 from fairlead.benchmark import generate, models, ppo
 from fairlead.benchmark.models import Size
+from fairlead.cli.bench_models import check_memory
+from fairlead.errors import ConfigError
+from fairlead.generation import cache
 from fairlead_kernels.bench.machine import Machine
 
 Run = Callable[..., Any]
 TINY = ("--layers", "1", "--hidden", "16", "--heads", "2", "--vocabulary", "64", "--device", "cpu")
+HUGE = "9" * 300
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,26 @@ def test_flops_of_a_step_by_formula() -> None:
     assert ppo.step_flops(reused, 2.0) == 2 * (10 * 888 * 10 + 5 * 128 * 4)
 
 
+@pytest.mark.parametrize("size", [Size("gpt2", 1, 8, 2, 16), Size("gpt2", 3, 16, 4, 50, 70)])
+def test_weights_by_formula_are_those_of_the_model(size: Size) -> None:
+    assert size.weights == models.causal(size, 0, None).num_parameters()
+
+
+def test_what_fits_to_the_byte_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Width 8: 872 weights a block, 16 and 512 rows to look up, 2 of the last norm, 4 bytes each.
+
+    Two sequences of 5 tokens: 2 x 8 keys and values in float32 and an id of 8 bytes a token, and
+    16 logits a sequence.
+    """
+    case = generate.GenerateCase(Size("gpt2", 1, 8, 2, 16), 2, 3, 2, None, "cpu", "float32", 1)
+    needed = (4 * (872 + 8 * (16 + 512 + 2)), 2 * 5 * (2 * 8 * 4 + 8) + 2 * 16 * 4)
+    assert generate.least_memory(case) == needed
+    monkeypatch.setattr(cache, "free_memory", lambda _: sum(needed))
+    check_memory(*needed, "cpu")
+    with pytest.raises(ConfigError, match="at least"):
+        check_memory(needed[0], needed[1] + 1, "cpu")
+
+
 def test_responses_end_as_often_as_asked() -> None:
     """Geometric with mean 4: a quarter of the tokens end one. 2,000 draws, 5 standard errors."""
     size = Size("gpt2", 1, 16, 2, 64)
@@ -104,6 +128,15 @@ def test_responses_end_as_often_as_asked() -> None:
         (("ppo", "--batch", "10", "--minibatches", "4"), "no multiple of --minibatches 4"),
         (("ppo", "--keep", "."), "there already"),
         (("ppo", "--mean-length", "1"), "mean-length"),
+        (("generate", "--mean-length", HUGE), "mean-length"),
+        (("generate", "--rounds", HUGE), "rounds"),
+        (("generate", "--rows", "1000000000"), "GiB are free on cpu. Ask for fewer"),
+        *(
+            (("generate", f"--{name}", HUGE, "--heads", "1", "--device", "cpu"), "over a billion")
+            for name in ("rows", "prompt", "response", "layers", "hidden", "vocabulary")
+        ),
+        (("ppo", "--hidden", HUGE, "--heads", "1", "--keep", "new"), "over a billion GiB"),
+        (("ppo", "--batch", HUGE, "--minibatches", "1"), "over a billion GiB"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(
@@ -112,4 +145,5 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     Path("file").touch()
     result = fairlead("bench", *arguments)
     assert result.code == 2
+    assert not Path("new").exists()
     assert message in " ".join((result.out + result.err).split())

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from fairlead.generation import cache
 from fairlead.tokenizers import TokenizerSettings, train_tokenizer
 
 Run = Callable[..., Any]
@@ -91,6 +92,30 @@ def test_a_directory_without_a_model_and_a_stop_of_two_tokens_are_errors(
     long = fairlead("generate", "--model", model, "hi", "--stop", "xyz")
     assert long.code == 2
     assert "'xyz' is 3 tokens" in long.err
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda", "the device cuda was asked for"), ("tpu", "there is no device 'tpu'")],
+)
+def test_advice_on_a_device_fits_the_option_and_the_setting(
+    fairlead: Run, model: str, monkeypatch: pytest.MonkeyPatch, device: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = fairlead("generate", "--model", model, "hi", "--device", device)
+    assert done.code == 2
+    said = " ".join(done.err.split())
+    assert message in said
+    assert "device=NAME to a training command, --device NAME to others" in said
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_this_commands_option(
+    fairlead: Run, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "free_memory", lambda _: 0)
+    done = fairlead("generate", "--model", model, "hi")
+    assert done.code == 2
+    assert "--max-new-tokens" in done.err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from generating import as_it_is, respond, rows
 from rl import PROMPTS, request
 from support import FAMILIES, save_causal
+from transformers import MixtralConfig, MixtralForCausalLM
 
+from fairlead.errors import brief
 from fairlead.generation import cache, recorded, step
 from fairlead.generation.attend import attending
 from fairlead.generation.native import NativeBackend, NativeConfig
-from fairlead.models import load_causal
+from fairlead.models import load_causal, ready
 from fairlead.strategy import SingleDevice
 
 CONTEXT = 64
@@ -116,6 +119,42 @@ def test_a_failed_attempt_with_bad_weights_is_not_for_good(tmp_path: Path) -> No
     respond(model)
     (found,) = recorded._KEPT.values()
     assert found is not None
+
+
+def test_a_model_that_cannot_be_recorded_is_one_short_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """torch traces no mixture of experts in float32, and logs a traceback of its own."""
+    recorded._KEPT.clear()
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=24,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        max_position_embeddings=64,
+        sliding_window=None,
+    )
+    model: Any = ready(MixtralForCausalLM(config), SingleDevice("cpu"), trained=True)
+    tracing = logging.getLogger("torch._subclasses.fake_tensor")
+    tracing.addHandler(caplog.handler)
+    try:
+        respond(model)
+    finally:
+        tracing.removeHandler(caplog.handler)
+    (line,) = (one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING)
+    assert line.startswith("decoding MixtralForCausalLM step by step, which is slower: ")
+    assert "\n" not in line
+    assert len(line) < 250
+
+
+def test_an_error_in_brief_is_its_first_line_cut() -> None:
+    assert brief(ValueError("one\ntwo")) == "one"
+    assert brief(ValueError()) == "ValueError"
+    assert brief(ValueError("word " * 100)) == "word " * 31 + "..."
 
 
 def test_float32_and_bfloat16_weights_have_recordings_of_their_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fairlead.report import charts
+from fairlead.report import axes, charts
 from fairlead.report.bars import bar_chart
 from fairlead.report.block_view import render_blocks
 from fairlead.report.blocks import Bar, Bars, Curve, Curves, Group, Table, Text
@@ -188,7 +188,7 @@ def test_each_of_four_curves_has_a_colour_and_a_key() -> None:
 
 @pytest.mark.parametrize("last", range(2, 60))
 def test_ticks_of_steps_are_whole_numbers(last: int) -> None:
-    axis = charts.make_axis(1, last, 0.0, 100.0, 4, whole=True)
+    axis = axes.make_axis(1, last, 0.0, 100.0, 4, whole=True)
     assert axis.ticks
     assert all(tick == int(tick) for tick in axis.ticks)
 
@@ -260,7 +260,7 @@ def test_points_that_no_logarithm_has_are_left_out() -> None:
 
 @pytest.mark.parametrize("span", [(1.0, 1.0), (3.0, 5.0), (1e-6, 1e9), (0.02, 900.0)])
 def test_a_logarithmic_axis_has_a_few_ticks_within_it(span: tuple[float, float]) -> None:
-    axis = charts.make_log_axis(*span, 0.0, 100.0)
+    axis = axes.make_log_axis(*span, 0.0, 100.0)
     assert axis.low < span[0] and span[1] < axis.high
     assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
     assert len(axis.ticks) <= 8

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from fairlead.report import charts
+from fairlead.report import axes, charts
 from fairlead.report.charts import CalibrationBin, Series, line_chart
 from fairlead.report.text import duration, figure, moment, percent, with_error
 
@@ -15,12 +15,12 @@ from fairlead.report.text import duration, figure, moment, percent, with_error
 
 
 def test_ticks_are_round_and_inside_the_axis() -> None:
-    axis = charts.make_axis(0.0, 1.03, 0.0, 100.0, 4)
+    axis = axes.make_axis(0.0, 1.03, 0.0, 100.0, 4)
     assert axis.ticks == (0.0, 0.5, 1.0)
     assert axis.at(axis.low) == 0.0
     assert axis.at(axis.high) == 100.0
-    assert charts.tick_labels((0.0, 2.5, 5.0)) == ["0.0", "2.5", "5.0"]
-    assert charts.tick_labels((-0.05, 0.0)) == ["\u22120.05", "0.00"]
+    assert axes.tick_labels((0.0, 2.5, 5.0)) == ["0.0", "2.5", "5.0"]
+    assert axes.tick_labels((-0.05, 0.0)) == ["\u22120.05", "0.00"]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,9 @@ def test_prompts_longer_than_any_model_takes_are_left_out_or_refused(
     full = [*SHORT, "ppo.rollout.max_new_tokens=63"]
     with pytest.raises(DataError, match=r"none of 10 prompts can be used.*context.*64"):
         run_stages(recipe("tiny"), tmp_path, overrides=full, only=["ppo"])
+    none = [*SHORT, "ppo.rollout.max_new_tokens=1000"]
+    with pytest.raises(ConfigError, match=r"max_new_tokens=1000 leaves no room.* 64 .* 63 at most"):
+        run_stages(recipe("tiny"), tmp_path, overrides=none, only=["ppo"])
 
 
 def test_the_kl_is_zero_before_the_first_step_in_half_precision_too(tmp_path: Path) -> None:

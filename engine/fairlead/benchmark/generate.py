@@ -119,6 +119,21 @@ def floor_seconds(case: GenerateCase, tokens: float, flops: float, copy: float) 
     return prompts + max(arithmetic, reading)
 
 
+def least_memory(case: GenerateCase) -> tuple[int, int]:
+    """Return the bytes that are held at the least, of the model and of what it generates.
+
+    transformers generates all rows at once: it keeps their keys and values, and has logits of the
+    last token of each.
+    """
+    bytes_each = 2 if case.precision == "bfloat16" else 4
+    tokens = case.rows * (case.prompt + case.response)
+    cache = 2 * case.size.layers * case.size.hidden * bytes_each
+    return (
+        case.size.weights * bytes_each,
+        tokens * (cache + 8) + case.rows * case.size.vocabulary * bytes_each,
+    )
+
+
 def _request(case: GenerateCase, number: int) -> GenerationRequest:
     draw = torch.Generator().manual_seed(number)
     shape = (case.rows, case.prompt)

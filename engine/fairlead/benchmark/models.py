@@ -44,6 +44,12 @@ class Size:
         """The token that ends a response."""
         return self.vocabulary - 2
 
+    @property
+    def weights(self) -> int:
+        """All of a GPT-2 of this size, by formula: no model is made, which may be too large."""
+        block = 12 * self.hidden**2 + 13 * self.hidden
+        return self.layers * block + (self.vocabulary + self.positions + 2) * self.hidden
+
     def config(self, **more: Any) -> Any:
         """Return transformers' configuration, without dropout."""
         config = AutoConfig.for_model(

@@ -85,6 +85,17 @@ def measure(case: PpoCase, directory: Path, plugins: Plugins, display: Display) 
     return result(case, [row for row in map(json.loads, lines) if "time/update" in row][1:])
 
 
+def least_memory(case: PpoCase) -> tuple[int, int]:
+    """Return the bytes that are held at the least, of the models and of one step's sequences.
+
+    Policy and value model with gradients and two moments in float32, reference and reward model as
+    they are; prompts for four steps, and seven numbers a response token.
+    """
+    frozen = 2 if case.precision == "bfloat16" else 4
+    models = case.size.weights * (2 * 16 + 2 * frozen)
+    return models, case.batch * (4 * 8 * case.prompt + 7 * 4 * case.response)
+
+
 def result(case: PpoCase, rows: Sequence[dict[str, float]]) -> PpoResult:
     """Return medians of the measured steps' metrics."""
 

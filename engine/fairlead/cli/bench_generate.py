@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from fairlead.cli.bench_models import case_options, machine, number, size_of, write
+from fairlead.cli.bench_models import (
+    MOST_ROUNDS,
+    case_options,
+    check_memory,
+    machine,
+    number,
+    size_of,
+    write,
+)
 from fairlead.cli.options import examples
 
 
@@ -20,12 +28,18 @@ from fairlead.cli.options import examples
 )
 @number("rows", 64, "Prompts.")
 @case_options
-@number("rounds", 5, "Measurements of each, after one that warms up.")
+@number("rounds", 5, "Measurements of each, after one that warms up.", MOST_ROUNDS)
 def generate(json_file: str | None, **wanted: Any) -> None:
     """Measure generation beside transformers, on a random GPT-2."""
     import torch
 
-    from fairlead.benchmark.generate import GenerateCase, compare, floor_seconds, summary
+    from fairlead.benchmark.generate import (
+        GenerateCase,
+        compare,
+        floor_seconds,
+        least_memory,
+        summary,
+    )
     from fairlead.cli.bench_files import Files
     from fairlead.strategy import SingleDevice
     from fairlead.ui import Display
@@ -34,6 +48,7 @@ def generate(json_file: str | None, **wanted: Any) -> None:
     size = size_of(wanted)
     display = Display()
     case = GenerateCase(size=size, **wanted)
+    check_memory(*least_memory(case), case.device)
     device = SingleDevice(case.device).device
     limits, facts = machine(device, case.precision, display)
     results = []

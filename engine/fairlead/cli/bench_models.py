@@ -17,13 +17,14 @@ BUSY = 0.75
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_AT_LEAST_ONE = click.IntRange(1)
+MOST_ROUNDS = 10**6
+_MOST_TOKENS = 10**9
 
 
-def number(name: str, default: int, text: str) -> Callable[[F], F]:
+def number(name: str, default: int, text: str, most: int | None = None) -> Callable[[F], F]:
     """Return an option that is a whole number from 1."""
     return click.option(
-        f"--{name}", type=_AT_LEAST_ONE, default=default, show_default=True, help=text
+        f"--{name}", type=click.IntRange(1, most), default=default, show_default=True, help=text
     )
 
 
@@ -38,7 +39,7 @@ def case_options(function: F) -> F:
         number("response", 64, "Most tokens of a response."),
         click.option(
             "--mean-length",
-            type=click.IntRange(2),
+            type=click.IntRange(2, _MOST_TOKENS),
             help="Responses end at random, after so many tokens on average.  [default: never]",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
@@ -76,6 +77,35 @@ def size_of(wanted: dict[str, Any]) -> Any:
         raise ConfigError(f"--vocabulary {vocabulary}: two of the tokens are special. Give 4 up.")
     positions = wanted["prompt"] + wanted["response"]
     return Size("gpt2", layers, hidden, heads, vocabulary, max(512, positions))
+
+
+def check_memory(models: int, sequences: int, device: str) -> None:
+    """Refuse what cannot fit before anything is made of it.
+
+    Args:
+        models: Bytes that all models take at the least: activations come to it.
+        sequences: Bytes that prompts and responses take, likewise.
+        device: Where, as the option gives it.
+
+    Raises:
+        ConfigError: When even so much is not free.
+    """
+    from fairlead.generation.cache import free_memory
+    from fairlead.strategy import SingleDevice
+
+    place = SingleDevice(device).device
+    free = free_memory(place)
+    if models + sequences > free:
+        raise ConfigError(
+            f"this takes at least {_gib(models + sequences)} GiB ({_gib(models)} for the models, "
+            f"{_gib(sequences)} for prompts and responses), and {_gib(free)} GiB are free on "
+            f"{place}. Ask for fewer or shorter sequences, or a smaller model."
+        )
+
+
+def _gib(count: int) -> str:
+    """Say a size that may have hundreds of digits, which no float has."""
+    return f"{count / 2**30:,.1f}" if count < 2**60 else "over a billion"
 
 
 def machine(device: Any, precision: str, display: Any) -> tuple[Any, dict[str, Any]]:

@@ -6,13 +6,24 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fairlead.cli.bench_models import case_options, machine, number, size_of, write
+from fairlead.cli.bench_models import (
+    MOST_ROUNDS,
+    case_options,
+    check_memory,
+    machine,
+    number,
+    size_of,
+    write,
+)
 from fairlead.cli.options import PluginChoice, examples, plugin_options, warn_broken
 from fairlead.errors import ConfigError, Stopped
+
+if TYPE_CHECKING:
+    from fairlead.benchmark.ppo import PpoCase
 
 
 @click.command(
@@ -26,7 +37,7 @@ from fairlead.errors import ConfigError, Stopped
 @number("minibatches", 8, "Optimizer steps a step.")
 @case_options
 @click.option("--reuse", is_flag=True, help="Take the rollout's log-probs for the old policy's.")
-@number("steps", 3, "Measured, after one that warms up.")
+@number("steps", 3, "Measured, after one that warms up.", MOST_ROUNDS)
 @click.option("--keep", metavar="DIR", help="Leave models, prompts and the run in a new directory.")
 @plugin_options()
 @click.pass_context
@@ -40,6 +51,7 @@ def ppo(
     **wanted: Any,
 ) -> None:
     """Measure a PPO step by phase; four random models of one size."""
+    from fairlead.benchmark.ppo import PpoCase, least_memory
     from fairlead.cli.bench_files import Files
 
     Files.checked(json_file, None, None)
@@ -52,7 +64,8 @@ def ppo(
         )
     plugins = PluginChoice.of(ctx, plugin, no_plugin).load()
     warn_broken(plugins)
-    size = size_of(wanted)
+    case = PpoCase(size=size_of(wanted), **wanted)
+    check_memory(*least_memory(case), case.device)
     if keep:
         try:
             Path(keep).mkdir(parents=True)
@@ -61,18 +74,17 @@ def ppo(
                 f"--keep {keep}: it cannot be made: {error.strerror}. Give another directory."
             ) from error
     with tempfile.TemporaryDirectory() as scratch:
-        _measure(size, wanted, Path(keep or scratch), plugins, json_file)
+        _measure(case, Path(keep or scratch), plugins, json_file)
 
 
-def _measure(size: Any, wanted: dict[str, Any], at: Path, plugins: Any, file: str | None) -> None:
+def _measure(case: PpoCase, at: Path, plugins: Any, file: str | None) -> None:
     import torch
 
-    from fairlead.benchmark.ppo import PpoCase, measure, prepare
+    from fairlead.benchmark.ppo import measure, prepare
     from fairlead.strategy import SingleDevice
     from fairlead.ui import Display
 
     display = Display()
-    case = PpoCase(size=size, **wanted)
     device = SingleDevice(case.device).device
     limits, facts = machine(device, case.precision, display)
     prepare(case, at)

@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
+HF = "backend=hf in a configuration (`fairlead generate` has the native one alone)"
+"""What to use for a model that the native backend cannot run."""
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -64,4 +67,4 @@ class RolloutBackend(Protocol):
         ...
 
 
-__all__ = ["Generated", "GenerationRequest", "RolloutBackend"]
+__all__ = ["HF", "Generated", "GenerationRequest", "RolloutBackend"]

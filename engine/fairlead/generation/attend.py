@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from fairlead.errors import ConfigError
+from fairlead.generation import HF
 from fairlead_kernels import decode_attention
 
 NAME = "fairlead_native"
@@ -50,7 +51,7 @@ def attending(model: Any, positions: int) -> Iterator[None]:
         if getattr(model.config, "_attn_implementation", None) != NAME:
             raise ConfigError(
                 f"the native rollout backend: {type(model).__name__} does not let its attention be "
-                "replaced. Use backend=hf."
+                f"replaced. Use {HF}."
             )
         yield
     finally:
@@ -82,7 +83,7 @@ def attend(
     for name in _CHANGES_SCORES:
         if more.get(name) is not None:
             raise ConfigError(
-                f"the native rollout backend does not take this model's {name}. Use backend=hf."
+                f"the native rollout backend does not take this model's {name}. Use {HF}."
             )
     lengths = _LENGTHS.get()
     if lengths is not None:
@@ -112,5 +113,5 @@ def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
         raise ConfigError(
             f"sequences of up to {positions} tokens, and layers of this model attend to "
             f"{local_size} of them only, which the native rollout backend does not do. Use "
-            "backend=hf, or shorter sequences."
+            f"shorter sequences, or {HF}."
         )

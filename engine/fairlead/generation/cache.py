@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from fairlead.errors import ConfigError
+from fairlead.errors import ConfigError, brief
+from fairlead.generation import HF
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
         if key.shape != value.shape:
             raise ConfigError(
                 f"the native rollout backend: keys {tuple(key.shape)} and values "
-                f"{tuple(value.shape)} of different widths. Use backend=hf."
+                f"{tuple(value.shape)} of different widths. Use {HF}."
             )
         self.seen = LayerShape(key.shape[1], key.shape[3], value.dtype)
         if self.at is not None:  # one token a row, each at its own position
@@ -169,14 +170,13 @@ def layer_shapes(model: Any) -> list[LayerShape]:
     except Exception as error:  # whatever a model does with a cache that is none of its own
         raise ConfigError(
             f"the native rollout backend cannot run {type(model).__name__} with its cache: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. "
-            "Use backend=hf."
+            f"{brief(error)}. Use {HF}."
         ) from error
     shapes = [layer.seen for layer in layers if layer.seen is not None]
     if len(shapes) != len(layers):
         raise ConfigError(
             f"the native rollout backend: {len(layers) - len(shapes)} of {len(layers)} layers of "
-            f"{type(model).__name__} keep no keys and values. Use backend=hf."
+            f"{type(model).__name__} keep no keys and values. Use {HF}."
         )
     return shapes
 
@@ -210,8 +210,9 @@ def fitting_slots(
         raise ConfigError(
             f"the key and value cache of {few} sequence{'s' * (few > 1)} of {positions} tokens "
             f"takes {few * each / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free on {device}. "
-            "Lower max_new_tokens or max_prompt_tokens"
-            + (f", or backend.slots to {free // each}." if free // each else ".")
+            "Lower max_new_tokens (--max-new-tokens to `fairlead generate`), or give shorter "
+            "prompts (max_prompt_tokens)"
+            + (f", or set backend.slots to {free // each}." if free // each else ".")
         )
     return wanted if asked is not None else min(wanted, fit)
 

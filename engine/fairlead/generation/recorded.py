@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairlead.errors import brief
 from fairlead.generation.cache import SlotCache
 from fairlead.generation.step import Recording, StepFunction, eager_logits
 
@@ -57,9 +59,10 @@ def _recording(model: Any, cache: SlotCache) -> Recording | None:
     if key not in _KEPT:
         name = type(model).__name__
         try:
-            found: Recording | None = Recording(model, cache)
+            with _quiet_tracing():
+                found: Recording | None = Recording(model, cache)
         except Exception as error:  # whatever a model does that cannot be recorded
-            _LOG.warning("decoding %s step by step, which is slower: %s", name, error)
+            _LOG.warning("decoding %s step by step, which is slower: %s", name, brief(error))
             found = None
         if found is not None and not _same(model, cache, found):
             # Of these weights or for good: it is tried again.
@@ -70,6 +73,21 @@ def _recording(model: Any, cache: SlotCache) -> Recording | None:
             _KEPT.popitem(last=False)
     _KEPT.move_to_end(key)
     return _KEPT[key]
+
+
+@contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Keep torch from logging the traceback of an operation it cannot trace: the error says it."""
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log.addFilter(nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(nothing)
 
 
 def _likeness(model: Any) -> Hashable:

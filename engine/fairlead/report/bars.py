@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from fairlead.report.axes import Axis, make_axis, tick_labels
 from fairlead.report.blocks import Bar, Bars, Group
-from fairlead.report.charts import COLOURS, WIDTH, Axis, make_axis, svg, tick_labels
+from fairlead.report.charts import COLOURS, WIDTH, svg
 from fairlead.report.text import escape, figure
 
 ROW, THICK, HEADING, GAP = 17, 11, 17, 9

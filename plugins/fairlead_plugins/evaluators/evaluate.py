@@ -66,6 +66,10 @@ def needs_model(spec: Spec) -> bool:
 class EvaluateStage:
     """Writes ``results.json``: what every evaluator found of every model, item by item.
 
+    The file is written anew after each measurement: hours of them are not lost to an error in the
+    last one. A stage that did not finish measures all again when it is resumed, as its evaluators
+    and models may have changed since.
+
     An evaluator is made once and asks all models with the same draws, so that their outcomes can
     be paired: the same places in two lists are the same items.
     """
@@ -87,11 +91,10 @@ class EvaluateStage:
         made: dict[str, Evaluator] = {
             label_of(spec): spec.build(context, tokenizer) for spec in self.config.evaluators
         }
-        # 2. Measure the data, then each model, loaded once.
+        # 2. Measure the data, then each model, loaded once; write down what is found.
         found = self._measure(context, made)
         _warn_of_other_items(context, found)
-        # 3. Write down what was found.
-        write_results(context, self.config.evaluators, found)
+        # 3. Return the main metrics.
         main = {
             f"{name}/{model}": value
             for label, by_model in found.items()
@@ -133,13 +136,14 @@ class EvaluateStage:
 
             def note(label: str, name: str, model: nn.Module | None) -> None:
                 found[label][name] = one = measure(made[label], model)
+                write_results(context, cfg.evaluators, found)
                 done = sum(map(len, found.values()))
                 progress.advance(done, one.metrics)
                 if context.stop.name and done < total:
                     raise Stopped(
                         f"stopped by {context.stop.name} after {done} of {total} measurements of "
-                        f"stage {context.name!r}. Nothing is kept of them: it begins anew with "
-                        "--resume."
+                        f"stage {context.name!r}. They are in its {RESULTS}; --resume measures "
+                        "all anew."
                     )
 
             for label in data:
@@ -187,13 +191,14 @@ def main_metric(label: str, found: Measurement) -> dict[str, float]:
 
 
 def write_results(context: StageContext, specs: list[Spec], found: Results) -> None:
-    """Write ``results.json``; a number that is not finite is written as null."""
+    """Write ``results.json``, so far as it goes; a number that is not finite becomes null."""
     evaluators = {
         label_of(spec): {
             "component": spec.name,
             "models": {name: _entry(one) for name, one in found[label_of(spec)].items()},
         }
         for spec in specs
+        if found[label_of(spec)]
     }
     text = json.dumps({"evaluators": evaluators}, ensure_ascii=False, allow_nan=False)
     write_atomically(context.directory / RESULTS, text + "\n")

@@ -18,6 +18,7 @@ from fairlead.models import (
 )
 from fairlead.optim import Updater, WeightAverage
 from fairlead.records import Prompt
+from fairlead.respond import prompt_room
 from fairlead.rollout import Actors
 from fairlead.scalar import load_scalar
 from fairlead.stages import Preview, StageContext
@@ -106,7 +107,7 @@ def encode_prompts(
     readers = [cfg.policy, cfg.reference, cfg.value, *model_references(cfg.reward.dump())]
     configs = [context.model_config(reference) for reference in readers if reference]
     shortest = min(context_length(config) for config in configs)
-    room = shortest - cfg.rollout.max_new_tokens
+    room = prompt_room(shortest, cfg.rollout.max_new_tokens)
     limit = min(cfg.rollout.max_prompt_tokens, room)
     encoder = Encoder(tokenizer)
     found = [(r, encoder.prompt(r)) for r in context.records(cfg.prompts, Prompt)]

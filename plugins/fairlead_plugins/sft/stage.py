@@ -44,21 +44,15 @@ class SftStage:
         # 1. Tokenizer, demonstrations, model.
         tokenizer = context.tokenizer(cfg.model)
         examples, dropped = self._examples(tokenizer, context, "train")
-        heldout = lm.batch_examples(
-            self._examples(tokenizer, context, "heldout")[0], cfg.token_budget
-        )
-        model: Any = load_causal(
-            context.locate(cfg.model),
-            context.strategy,
-            trained=True,
-            residual_dropout=cfg.residual_dropout,
-            trust_remote_code=context.config.trust_remote_code,
-        )
+        unseen, _ = self._examples(tokenizer, context, "heldout")
+        heldout = lm.batch_examples(unseen, cfg.token_budget)
+        model = self._model(context)
         updater = Updater(model, cfg.optimizer, cfg.lr, cfg.clip)
         auxiliary = [spec.build(context, tokenizer) for spec in cfg.auxiliary]
         feed = DataFeed(len(examples), context.seed("order"))
         total = math.ceil(cfg.epochs * len(examples) / cfg.batch_size)
         epoch = Fraction(len(examples), cfg.batch_size)
+        width = cfg.max_tokens if cfg.packing else None
         measure = Measure(cfg.evaluators, epoch, total, context, tokenizer)
         measure.add(lambda: {"loss/heldout": lm.mean_loss(model, heldout, context.strategy)})
         best = BestWeights(model, cfg.select_by)
@@ -76,9 +70,7 @@ class SftStage:
                 # 2. Take the next demonstrations; dropout noise is a function of the step.
                 left = cfg.epochs * len(examples) - feed.cursor
                 batch = [examples[i] for i in feed.take(min(cfg.batch_size, left))]
-                batches = lm.batch_examples(
-                    batch, cfg.token_budget, cfg.max_tokens if cfg.packing else None
-                )
+                batches = lm.batch_examples(batch, cfg.token_budget, width)
                 model.train()
                 torch.manual_seed(context.seed(f"dropout{step}"))
                 # 3. Backward, divided by the target tokens of the whole step.
@@ -132,6 +124,15 @@ class SftStage:
                 (min(targets, cfg.token_budget), len(tokenizer)),
                 context.config.precision,
             ),
+        )
+
+    def _model(self, context: StageContext) -> Any:
+        return load_causal(
+            context.locate(self.config.model),
+            context.strategy,
+            trained=True,
+            residual_dropout=self.config.residual_dropout,
+            trust_remote_code=context.config.trust_remote_code,
         )
 
     def _examples(

@@ -27,7 +27,7 @@ PAIRS = {
 }
 
 PLAIN = '''
-"""Evaluators of somebody else's: one with `evaluate` alone, one that finds no number."""
+"""Evaluators of somebody else's: `evaluate` alone, without a number, with an error at first."""
 from fairlead import hookimpl
 
 class Plain:
@@ -41,10 +41,20 @@ class Nothing(Plain):
     def evaluate(self, model, step):
         return {"eval/nothing": float("nan")}
 
+class FailsOnce(Plain):
+    failed = False
+
+    def evaluate(self, model, step):
+        if not FailsOnce.failed:
+            FailsOnce.failed = True
+            raise RuntimeError("not today")
+        return {"eval/fails_once": 1.0}
+
 @hookimpl
 def register_evaluators(register):
     register("plain", Plain)
     register("nothing", Nothing)
+    register("fails_once", FailsOnce)
 '''
 
 
@@ -201,7 +211,27 @@ def test_a_signal_ends_it_between_two_measurements(root: Path) -> None:
     made.stop.name = "SIGTERM"
     with pytest.raises(Stopped, match="stopped by SIGTERM after 1 of 2 measurements"):
         config.stages["measure"].build().run(made)
-    assert not (made.directory / "results.json").exists()
+    assert list(results(root)) == ["agreement"]
+
+
+def test_what_is_finished_outlives_an_error_in_a_later_evaluator(root: Path) -> None:
+    """Each model is loaded once, so the first one's measurements come first."""
+    plugins = load_plugins([str(root / "plain.py")])
+    evaluators = [AGREEMENT, answered(root), "fails_once"]
+    models = {"first": str(root / "policy"), "second": str(root / "reference")}
+    raw = stage(root, evaluators, models)
+    with pytest.raises(RuntimeError, match="not today"):
+        run_stages(raw, root / "out", plugins=plugins)
+    kept = results(root / "out")
+    assert {label: list(entry["models"]) for label, entry in kept.items()} == {
+        "agreement": ["data"],
+        "task_accuracy": ["first"],
+    }
+    run_stages(raw, root / "out", plugins=plugins, resume=True)
+    whole = results(root / "out")
+    assert list(whole) == ["agreement", "task_accuracy", "fails_once"]
+    assert list(whole["task_accuracy"]["models"]) == ["first", "second"]
+    assert whole["task_accuracy"]["models"]["first"] == kept["task_accuracy"]["models"]["first"]
 
 
 def dry_run(root: Path, evaluators: list[Any]) -> dict[str, Any]:

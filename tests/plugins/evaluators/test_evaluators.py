@@ -120,6 +120,14 @@ def test_prompts_that_leave_no_room_are_an_error(tmp_path: Path) -> None:
         evaluator.evaluate(policy(tmp_path), 0)
 
 
+def test_responses_as_long_as_the_context_are_an_error_that_names_it(tmp_path: Path) -> None:
+    rl_models(tmp_path)
+    for asked in (64, 1000):
+        evaluator = reward_evaluator(tmp_path, max_new_tokens=asked)
+        with pytest.raises(ConfigError, match=rf"={asked} leaves no room.* 64 .* 63 at most"):
+            evaluator.evaluate(policy(tmp_path), 0)
+
+
 def test_nll_is_the_mean_over_the_tokens_of_packed_text(tmp_path: Path) -> None:
     rl_models(tmp_path)
     texts = ["w1 w2 w3", "w4 w5 w6 w7", "w8"]

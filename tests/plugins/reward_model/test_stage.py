@@ -3,146 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import (
-    FAMILIES,
-    configure,
-    context,
-    metrics,
-    run_stages,
-    save_causal,
-    word_tokenizer,
-)
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from ranking import CPU, EOS, PAD, RANKINGS, ROWS, fresh, recipe
+from support import configure, context, metrics, run_stages, save_causal, word_tokenizer
 
 from fairlead.data import pad
 from fairlead.encode import EncodedRanking
 from fairlead.errors import DataError
 from fairlead.records import Comparison
 from fairlead.scalar import BIAS, ScalarModel, load_scalar, scalar_from_causal
-from fairlead.strategy import SingleDevice
 from fairlead_plugins.reward_model.config import RankingLossConfig
 from fairlead_plugins.reward_model.losses import RankingLoss
 from fairlead_plugins.reward_model.stage import RewardModelStage, _groups, score_rankings
-
-CPU = SingleDevice("cpu")
-EOS, PAD = 22, 23
-RANKINGS: list[dict[str, Any]] = [
-    {"prompt": "w1 w2", "responses": [" w3", " w4 w5", " w6"], "ranks": [0, 1, 2]},
-    {"prompt": "w3", "responses": [" w5 w6", " w7"], "ranks": [0, 1]},
-    {"prompt": "w5 w1 w9", "responses": [" w2", " w8 w8 w8", " w10", " w1"], "ranks": [1, 0, 1, 2]},
-    {"prompt": "w7", "responses": [" w11", " w12"], "ranks": [1, 0]},
-]
-
-
-def fresh(directory: Path, family: str = "gpt2", seed: int = 0, **changes: Any) -> ScalarModel:
-    """A reward model as the stage begins with, its weights large enough to tell ids apart."""
-    save_causal(directory, family, **changes)
-    model = scalar_from_causal(str(directory), 24, PAD, CPU, seed)
-    for name, parameter in model.model.named_parameters():
-        parameter.data *= 6 if parameter.ndim == 2 and "score" not in name else 1
-    return model
-
-
-def recipe(model: Path, records: list[dict[str, Any]] = RANKINGS, **more: Any) -> dict[str, Any]:
-    stage = {
-        "name": "rm",
-        "model": str(model),
-        "source": {"name": "inline", "records": records},
-        "epochs": 5,
-        "batch_size": 2,
-        "lr": {"peak": 1e-2},
-    }
-    top = {key: more.pop(key) for key in ("heldout", "precision", "seed") if key in more}
-    return {"heldout": 0.0, "threads": 1, **top, "stages": {"rm": {**stage, **more}}}
-
-
-# --- item 5: where the score is read ------------------------------------------------------
-
-ROWS = [[3, 4, 5, EOS], [6, EOS], [7, 8, 9, 10, 11, EOS]]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_ids_score_the_same_in_any_batch(family: str, tmp_path: Path) -> None:
-    """Fidelity item 5: alone, beside longer rows, and whatever fills the padding."""
-    model = fresh(tmp_path, family)
-    alone = torch.cat(
-        [model.at_last_token(torch.tensor([r]), torch.tensor([len(r)])) for r in ROWS]
-    )
-    lengths = torch.tensor([len(row) for row in ROWS])
-    for fill in (0, EOS, PAD):
-        together = model.at_last_token(pad(ROWS, fill), lengths)
-        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    turned = model.at_last_token(pad(ROWS[::-1]), lengths.flip(0)).flip(0)
-    torch.testing.assert_close(turned, alone, atol=1e-5, rtol=1e-5)
-    assert len({round(score, 4) for score in alone.tolist()}) == 3
-
-
-def test_the_score_is_read_at_the_last_response_token_and_never_at_a_pad(tmp_path: Path) -> None:
-    """Fidelity item 5: it is the scalar at position length - 1, by the head's own sum."""
-    model = fresh(tmp_path)
-    tokens, lengths = pad(ROWS, PAD), torch.tensor([4, 2, 6])
-    hidden = model.model.base_model(tokens).last_hidden_state
-    by_hand = torch.stack(
-        [hidden[row, at] @ model.head.weight[0] for row, at in enumerate((3, 1, 5))]
-    )
-    torch.testing.assert_close(model.at_last_token(tokens, lengths), by_hand)
-    at_pad = hidden[:, -1] @ model.head.weight[0]
-    assert not torch.allclose(by_hand[:2], at_pad[:2], atol=1e-3)
-
-
-# --- item 6: the head ---------------------------------------------------------------------
-
-
-def test_the_head_starts_with_the_std_of_its_width_and_no_bias(tmp_path: Path) -> None:
-    """Fidelity item 6: 1/sqrt(d + 1), within 4 standard errors (std / sqrt(2 d)) at d = 4096."""
-    width = 4096
-    save_causal(tmp_path, hidden_size=width, num_hidden_layers=0, num_attention_heads=1)
-    model = scalar_from_causal(str(tmp_path), 24, PAD, CPU, seed=0)
-    expected = 1 / math.sqrt(width + 1)
-    assert model.head.weight.shape == (1, width)
-    assert model.head.weight.std().item() == pytest.approx(expected, rel=4 / math.sqrt(2 * width))
-    assert abs(model.head.weight.mean().item()) < 4 * expected / math.sqrt(width)
-    assert model.head.bias is None
-    assert model.bias.item() == 0.0
-
-
-def test_the_head_is_a_function_of_the_seed(tmp_path: Path) -> None:
-    save_causal(tmp_path)
-    one, same, other = (scalar_from_causal(str(tmp_path), 24, PAD, CPU, s) for s in (1, 1, 2))
-    assert torch.equal(one.head.weight, same.head.weight)
-    assert not torch.equal(one.head.weight, other.head.weight)
-
-
-def test_the_head_computes_in_float32_whatever_the_body_does(tmp_path: Path) -> None:
-    """Fidelity item 6: in a bfloat16 run, trained (autocast) and frozen."""
-    half = SingleDevice("cpu", "bfloat16")
-    trained = scalar_from_causal(str(save_causal(tmp_path / "lm")), 24, PAD, half, seed=0)
-    trained.bias.fill_(0.123456789)
-    trained.save(tmp_path / "rm")
-    frozen = load_scalar(str(tmp_path / "rm"), half, trained=False)
-    assert next(frozen.model.base_model.parameters()).dtype == torch.bfloat16
-    for model in (trained, frozen):
-        caught: list[torch.Tensor] = []
-        hook = model.model.base_model.register_forward_hook(
-            lambda module, inputs, output, caught=caught: caught.append(output.last_hidden_state)
-        )
-        with half.autocast():
-            score = model.at_last_token(torch.tensor([[3, 4, EOS]]), torch.tensor([3]))
-        hook.remove()
-        assert score.dtype == torch.float32
-        by_hand = caught[0][0, 2].double() @ trained.head.weight[0].double() + 0.123456789
-        assert score.item() == pytest.approx(by_hand.item(), abs=1e-6)
-    # Neither the head nor the bias went through bfloat16 on the way.
-    assert torch.equal(frozen.head.weight, trained.head.weight)
-    assert frozen.bias.item() == trained.bias.item()
-
 
 # --- the training step --------------------------------------------------------------------
 
@@ -328,48 +204,6 @@ def test_splits_are_by_user_where_known_else_by_prompt(users: int | None, tmp_pa
     keys = [{r.user if users else r.prompt_text for r in side} for side in sides]
     assert keys[0] and keys[1]
     assert keys[0].isdisjoint(keys[1])
-
-
-# --- what transformers reads --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("pad_token", ["<eos>", None, "<pad>"])
-def test_transformers_scores_the_export_alike(
-    family: str, pad_token: str | None, tmp_path: Path
-) -> None:
-    """Fidelity items 2, 5 and 7: scores there plus the recorded bias, on padded batches.
-
-    Where pad is EOS (GPT-2's way) or missing, a pad token is added: transformers looks for the
-    last token that is not padding, and would read the score one token early.
-    """
-    source = save_causal(tmp_path / "lm", family)
-    if pad_token != "<pad>":
-        shutil.rmtree(source)
-        save_causal(source, family, vocabulary=23, eos_token_id=22, pad_token_id=None)
-        word_tokenizer([f"w{i}" for i in range(22)], pad=pad_token).save_pretrained(source)
-    run_stages(recipe(source), tmp_path / "out")
-    directory = tmp_path / "out" / "rm"
-    ours = load_scalar(str(directory), CPU, trained=False)
-    theirs = AutoModelForSequenceClassification.from_pretrained(directory).eval()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    assert tokenizer.pad_token_id == theirs.config.pad_token_id == PAD
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
-    batch = tokenizer(
-        ["w3 w4 w5 <eos>", "w6 <eos>", "w7 w8 w9 w10 w11 <eos>"],
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-    )
-    assert batch["input_ids"][1].tolist() == [6, EOS, PAD, PAD, PAD, PAD]
-    with torch.no_grad():
-        scores = theirs(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
-        expected = ours.at_last_token(batch["input_ids"], batch["attention_mask"].sum(1))
-    torch.testing.assert_close(
-        scores + getattr(theirs.config, BIAS), expected, atol=1e-5, rtol=1e-5
-    )
-    alone = torch.cat([ours.at_last_token(torch.tensor([r]), torch.tensor([len(r)])) for r in ROWS])
-    torch.testing.assert_close(expected, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_the_same_run_gives_the_same_file(tmp_path: Path) -> None:
