@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels._logprob_ops import STATS, Block, Blocks, differentiate, outputs, plain
-from fairlead_kernels.native import define
+from fairlead_kernels._torch_op import define
 
 __all__ = ["Chunks", "define_linear_logprobs"]
 

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error, temperature_at_least
+from fairlead_kernels._linear_logprob_ops import define_linear_logprobs
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import _reference as _token_logprobs
 from fairlead_kernels.token_logprobs import takes
+from fairlead_kernels.triton.blocks import BLOCKS
 
 __all__ = ["MEMORY_BYTES", "linear_logprobs"]
 
@@ -135,4 +137,5 @@ def _triton_supports(
     return triton.runs_on(hidden.device) or takes(hidden)
 
 
-triton.register("linear_logprobs", _triton_supports)
+_TRITON = define_linear_logprobs("triton_linear_logprobs", BLOCKS)
+triton.register("linear_logprobs", _TRITON, _triton_supports)
