@@ -39,7 +39,7 @@ def linear_logprobs(
     The implementations but the reference never hold `[N, V]`: chunks of rows and tokens go through
     one buffer, and the backward computes their logits again. Where `memory_bytes` allows it, some
     chunks, or all, are kept for the backward instead. Beside them there are the gradients asked
-    for and, in half precision, a float32 sum the size of `hidden`.
+    for, a chunk's share of one and, in half precision, a float32 sum the size of `hidden`.
 
     Under autocast hidden, weight and bias are cast to its dtype first, as a linear layer's are.
 
