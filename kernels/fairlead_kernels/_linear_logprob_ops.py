@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels._logprob_ops import STATS, Block, Blocks, differentiate, outputs, plain
-from fairlead_kernels.native import define
+from fairlead_kernels._torch_op import define
 
 __all__ = ["Chunks", "define_linear_logprobs"]
 
@@ -153,20 +153,27 @@ class _Gradients:
             weight.shape[:1] if wanted[2] else (0,), dtype=torch.float32, device=device
         )
         self.part = hidden.new_empty(0, dtype=torch.float32)
+        self.room = hidden.new_empty(0)
 
     def add(self, chunk: Chunk, grads: Tensor) -> None:
         """Takes in the gradient of a chunk's logits."""
         rows, tokens = slice(chunk.row, chunk.row_end), slice(chunk.token, chunk.token_end)
         if self.wanted[0]:
-            into, weight = self.hidden[rows], self.head.weight[tokens]
-            if self.exact:
-                into.addmm_(grads, weight)
-            else:
-                into += grads @ weight
+            # The chunk's own sum first. addmm_ may take its terms into the running sum one by one
+            # and round at each: with two threads it was off by three times as much.
+            self.hidden[rows] += self._product(grads, self.head.weight[tokens])
         if self.wanted[1]:
             self._add_weight(chunk, grads.t(), self.head.hidden[rows])
         if self.wanted[2]:
             self.bias[tokens] += grads.sum(dim=0, dtype=torch.float32)
+
+    def _product(self, left: Tensor, right: Tensor) -> Tensor:
+        """Of a chunk, in memory that the next one's takes."""
+        shape = left.shape[0], right.shape[1]
+        count = shape[0] * shape[1]
+        if self.room.numel() < count:
+            self.room = left.new_empty(count)
+        return torch.mm(left, right, out=self.room[:count].view(shape))
 
     def _add_weight(self, chunk: Chunk, grads: Tensor, hidden: Tensor) -> None:
         into = self.weight[chunk.token : chunk.token_end]
@@ -174,7 +181,7 @@ class _Gradients:
         if first and (last or self.exact):
             torch.mm(grads, hidden, out=into)
         elif self.exact:
-            into.addmm_(grads, hidden)
+            into += self._product(grads, hidden)
         else:
             # One chunk of tokens at a time has a sum in float32: the rows are the inner loop.
             product = (grads @ hidden).float()

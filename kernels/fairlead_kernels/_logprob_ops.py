@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fairlead_kernels._torch_op import define, library
 from fairlead_kernels.dispatch import OWN
-from fairlead_kernels.native import define, library
 
 __all__ = ["STATS", "Block", "Blocks", "define_token_logprobs", "differentiate", "outputs"]
 

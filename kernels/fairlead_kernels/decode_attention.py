@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, shape_error
+from fairlead_kernels._checks import finite
+from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
-from fairlead_kernels.triton import INTERPRETED, register, runs_on
+from fairlead_kernels.triton import INTERPRETED, launcher, register, runs_on
 
-__all__ = ["decode_attention"]
+__all__ = ["OPERATION", "decode_attention"]
 
 _OP = "decode_attention"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -68,35 +71,49 @@ def decode_attention(
 
 
 def _check(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
-    if query.dim() != 3 or query.dtype not in _DTYPES or query.shape[2] == 0:
-        raise shape_error(_OP, "query must be [B, H, D], float32, bfloat16 or float16", query)
-    batch, heads, dim = query.shape
-    if keys.dim() != 4 or keys.dtype not in _DTYPES or keys.shape[::3] != (batch, dim):
-        raise shape_error(
-            _OP, f"keys must be [{batch}, Hkv, S, {dim}], float32, bfloat16 or float16", keys
-        )
-    if values.shape != keys.shape or values.dtype != keys.dtype:
-        raise shape_error(_OP, f"values must be {tuple(keys.shape)} {keys.dtype}", values)
-    if keys.shape[1] == 0 or heads % keys.shape[1]:
-        raise shape_error(_OP, f"{heads} query heads are no multiple of the keys' heads", keys)
-    if lengths.shape != (batch,) or lengths.dtype != torch.int64:
-        raise shape_error(_OP, f"lengths must be [{batch}] int64", lengths)
-    if not query.device == keys.device == values.device == lengths.device:
-        raise ValueError(
-            f"{_OP}: query, keys, values and lengths must be on one device, got {query.device}, "
-            f"{keys.device}, {values.device} and {lengths.device}"
-        )
+    problem = _problem(query, keys, values, lengths)
+    if problem is not None:
+        raise ValueError(f"{_OP}: {problem}")
     for name, one in (("query", query), ("keys", keys), ("values", values)):
-        if dim > 1 and one.stride(-1) != 1:
-            raise ValueError(
-                f"{_OP}: the last dimension of {name} must be contiguous, its stride is "
-                f"{one.stride(-1)}. Keep the cache in a layout where it is."
-            )
         if one.requires_grad and torch.is_grad_enabled():
             raise ValueError(
                 f"{_OP}: {name} requires a gradient, and there is none. Call it under "
                 "torch.no_grad(), or detach it."
             )
+
+
+def _problem(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, *_others: object
+) -> str | None:
+    """Why these tensors are not what the operation takes, or None."""
+    if query.dim() != 3 or query.dtype not in _DTYPES or query.shape[2] == 0:
+        return f"query must be [B, H, D], float32, bfloat16 or float16, got {_shown(query)}"
+    batch, heads, dim = query.shape
+    if keys.dim() != 4 or keys.dtype not in _DTYPES or keys.shape[::3] != (batch, dim):
+        expected = f"[{batch}, Hkv, S, {dim}], float32, bfloat16 or float16"
+        return f"keys must be {expected}, got {_shown(keys)}"
+    if values.shape != keys.shape or values.dtype != keys.dtype:
+        return f"values must be {tuple(keys.shape)} {keys.dtype}, got {_shown(values)}"
+    if keys.shape[1] == 0 or heads % keys.shape[1]:
+        return f"{heads} query heads are no multiple of the keys' heads, got {_shown(keys)}"
+    if lengths.shape != (batch,) or lengths.dtype != torch.int64:
+        return f"lengths must be [{batch}] int64, got {_shown(lengths)}"
+    if not query.device == keys.device == values.device == lengths.device:
+        return (
+            f"query, keys, values and lengths must be on one device, got {query.device}, "
+            f"{keys.device}, {values.device} and {lengths.device}"
+        )
+    for name, one in (("query", query), ("keys", keys), ("values", values)):
+        if dim > 1 and one.stride(-1) != 1:
+            return (
+                f"the last dimension of {name} must be contiguous, its stride is "
+                f"{one.stride(-1)}. Keep the cache in a layout where it is."
+            )
+    return None
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
 
 
 def check_lengths(lengths: Tensor, positions: int) -> None:
@@ -128,6 +145,34 @@ def _reference(
     return out.reshape(batch, heads, dim).masked_fill(empty, 0.0).to(query.dtype)
 
 
+def _results(query: Tensor, *_others: object) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+def _call(
+    operation: Callable[..., Tensor],
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    scale: float,
+) -> Tensor:
+    return operation(query, keys, values, lengths.contiguous(), scale)
+
+
+def _unreadable(*args: Any) -> str | None:
+    contiguous = args[3].is_contiguous()
+    return _problem(*args) or (None if contiguous else "lengths must be contiguous")
+
+
+OPERATION = TorchOp(
+    "(Tensor query, Tensor keys, Tensor values, Tensor lengths, float scale) -> Tensor",
+    _results,
+    _unreadable,
+    _call,
+)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     cache = torch.zeros(2, 1, 4, 16, device=device)
     lengths = torch.ones(2, dtype=torch.int64, device=device)
@@ -156,4 +201,5 @@ def _triton_supports(
     return runs_on(query.device)
 
 
-register(_OP, _triton_supports)
+_TRITON = OPERATION.define("triton_decode_attention", launcher("decode_attention:decode_attention"))
+register(_OP, _TRITON, _triton_supports)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import discount, prefix_mask, same_shape, shape_error
+from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["gae"]
+__all__ = ["OPERATION", "gae"]
 
 
 def gae(
@@ -82,6 +83,24 @@ def _reference(
     return advantages, advantages + values
 
 
+def _results(rewards: Tensor, *_others: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(rewards), torch.empty_like(rewards)
+
+
+def _check(rewards: Tensor, values: Tensor, response_mask: Tensor, *_others: object) -> str | None:
+    if rewards.dim() != 2:
+        return f"rewards must be [B, T], got {tuple(rewards.shape)}"
+    return unlike(rewards, mask=response_mask, values=values)
+
+
+OPERATION = TorchOp(
+    "(Tensor rewards, Tensor values, Tensor response_mask, float gamma, float lam)"
+    " -> (Tensor, Tensor)",
+    _results,
+    _check,
+)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     zeros = torch.zeros(2, 4, device=device)
     return zeros, zeros, torch.ones(2, 4, dtype=torch.bool, device=device), 1.0, 0.95
@@ -92,4 +111,5 @@ def _triton_supports(rewards: Tensor, values: Tensor, *_others: object) -> str |
 
 
 registry.define("gae", _reference, _probe)
-triton.register("gae", _triton_supports)
+_TRITON = OPERATION.define("triton_gae", triton.launcher("gae:gae"))
+triton.register("gae", _TRITON, _triton_supports)

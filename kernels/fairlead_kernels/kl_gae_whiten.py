@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import as_floats, discount, prefix_mask, same_shape
+from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.gae import gae
-from fairlead_kernels.kl_rewards import check_penalty, check_rewards, kl_rewards
+from fairlead_kernels.kl_rewards import check_layout, check_penalty, check_rewards, kl_rewards
 from fairlead_kernels.whiten import whiten
 
-__all__ = ["EPS", "kl_gae_whiten"]
+__all__ = ["EPS", "OPERATION", "kl_gae_whiten"]
 
 EPS = 1e-8
 """What is added to the variance (fidelity item 19)."""
@@ -126,6 +129,45 @@ def _triton_supports(
     return triton.refuse(logprobs, ref_logprobs, scores, values, kl, token_scores)
 
 
+def _results(logprobs: Tensor, *_others: object) -> Tensor:
+    # One block of memory: four of this size go back to the system when they are freed, and
+    # faulting their pages in again takes longer than the kernel.
+    return logprobs.new_empty(4, *logprobs.shape)
+
+
+def _check(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    values: Tensor,
+    response_mask: Tensor,
+    beta: float,
+    gamma: float,
+    lam: float,
+    estimator: str,
+    kl: Tensor | None,
+    token_scores: Tensor | None,
+) -> str | None:
+    return check_layout(
+        logprobs, ref_logprobs, scores, response_mask, estimator, kl, token_scores
+    ) or unlike(logprobs, mask=response_mask, values=values)
+
+
+def _call(operation: Callable[..., Tensor], *args: object) -> _Four:
+    rewards, kl, advantages, returns = operation(*args).unbind()
+    return rewards, kl, advantages, returns
+
+
+OPERATION = TorchOp(
+    "(Tensor logprobs, Tensor ref_logprobs, Tensor scores, Tensor values, Tensor response_mask,"
+    " float beta, float gamma, float lam, str estimator, Tensor? kl, Tensor? token_scores)"
+    " -> Tensor",
+    _results,
+    _check,
+    _call,
+)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     zeros = torch.zeros(2, 4, device=device)
     mask = torch.ones(2, 4, dtype=torch.bool, device=device)
@@ -133,4 +175,5 @@ def _probe(device: torch.device) -> tuple[object, ...]:
 
 
 registry.define("kl_gae_whiten", _reference, _probe)
-triton.register("kl_gae_whiten", _triton_supports)
+_TRITON = OPERATION.define("triton_kl_gae_whiten", triton.launcher("kl_gae_whiten:kl_gae_whiten"))
+triton.register("kl_gae_whiten", _TRITON, _triton_supports)

@@ -7,9 +7,17 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import as_floats, finite, same_shape, shape_error
+from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["ESTIMATORS", "check_penalty", "check_rewards", "kl_rewards"]
+__all__ = [
+    "ESTIMATORS",
+    "OPERATION",
+    "check_layout",
+    "check_penalty",
+    "check_rewards",
+    "kl_rewards",
+]
 
 ESTIMATORS = ("k1", "k2", "k3")
 
@@ -130,6 +138,58 @@ def _reference(
     return rewards + scores.unsqueeze(1).masked_fill(~last, 0.0), kl
 
 
+def check_layout(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    response_mask: Tensor,
+    estimator: str,
+    kl: Tensor | None,
+    token_scores: Tensor | None,
+) -> str | None:
+    """Why these tensors' memory is not what the kernel reads, or None."""
+    if logprobs.dim() != 2:
+        return f"logprobs must be [B, T], got {tuple(logprobs.shape)}"
+    if scores.shape != logprobs.shape[:1] or scores.dtype != torch.float32:
+        return f"scores must be float32 [{logprobs.shape[0]}], got {tuple(scores.shape)}"
+    if scores.device != logprobs.device or not scores.is_contiguous():
+        return "scores must be contiguous, on the device of logprobs"
+    if estimator not in ESTIMATORS:
+        return f"estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}"
+    return unlike(
+        logprobs,
+        mask=response_mask,
+        ref_logprobs=ref_logprobs,
+        kl=kl,
+        token_scores=token_scores,
+    )
+
+
+def _results(logprobs: Tensor, *_others: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(logprobs), torch.empty_like(logprobs)
+
+
+def _check(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    response_mask: Tensor,
+    beta: float,
+    estimator: str,
+    kl: Tensor | None,
+    token_scores: Tensor | None,
+) -> str | None:
+    return check_layout(logprobs, ref_logprobs, scores, response_mask, estimator, kl, token_scores)
+
+
+OPERATION = TorchOp(
+    "(Tensor logprobs, Tensor ref_logprobs, Tensor scores, Tensor response_mask, float beta,"
+    " str estimator, Tensor? kl, Tensor? token_scores) -> (Tensor, Tensor)",
+    _results,
+    _check,
+)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     zeros = torch.zeros(2, 4, device=device)
     mask = torch.ones(2, 4, dtype=torch.bool, device=device)
@@ -150,4 +210,5 @@ def _triton_supports(
 
 
 registry.define("kl_rewards", _reference, _probe)
-triton.register("kl_rewards", _triton_supports)
+_TRITON = OPERATION.define("triton_kl_rewards", triton.launcher("kl_rewards:kl_rewards"))
+triton.register("kl_rewards", _TRITON, _triton_supports)

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error, temperature_at_least
+from fairlead_kernels._linear_logprob_ops import define_linear_logprobs
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import _reference as _token_logprobs
 from fairlead_kernels.token_logprobs import takes
+from fairlead_kernels.triton.blocks import BLOCKS
 
 __all__ = ["MEMORY_BYTES", "linear_logprobs"]
 
@@ -37,7 +39,7 @@ def linear_logprobs(
     The implementations but the reference never hold `[N, V]`: chunks of rows and tokens go through
     one buffer, and the backward computes their logits again. Where `memory_bytes` allows it, some
     chunks, or all, are kept for the backward instead. Beside them there are the gradients asked
-    for and, in half precision, a float32 sum the size of `hidden`.
+    for, a chunk's share of one and, in half precision, a float32 sum the size of `hidden`.
 
     Under autocast hidden, weight and bias are cast to its dtype first, as a linear layer's are.
 
@@ -135,4 +137,5 @@ def _triton_supports(
     return triton.runs_on(hidden.device) or takes(hidden)
 
 
-triton.register("linear_logprobs", _triton_supports)
+_TRITON = define_linear_logprobs("triton_linear_logprobs", BLOCKS)
+triton.register("linear_logprobs", _TRITON, _triton_supports)

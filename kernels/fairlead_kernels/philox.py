@@ -6,14 +6,17 @@ Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (SC'11), and R
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error
+from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["philox4x32", "philox_uniform"]
+__all__ = ["OPERATION", "philox4x32", "philox_uniform"]
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -112,6 +115,34 @@ def _reference(seed: int, iteration: int, sequence: Tensor, position: Tensor) ->
     return ((x0 << 21) | (x1 >> 11)).double() * 2.0**-53
 
 
+def _results(seed: int, iteration: int, sequence: Tensor, position: Tensor) -> Tensor:
+    return torch.empty_like(sequence, dtype=torch.float64)
+
+
+def _check(seed: int, iteration: int, sequence: Tensor, position: Tensor) -> str | None:
+    if not 0 <= iteration < 1 << 32:
+        return f"iteration must be in [0, 2^32), got {iteration}"
+    for name, tensor in (("sequence", sequence), ("position", position)):
+        if tensor.dim() != 1 or tensor.dtype != torch.int64 or not tensor.is_contiguous():
+            return f"{name} must be contiguous int64 [B], got {tuple(tensor.shape)} {tensor.dtype}"
+    if position.shape != sequence.shape or position.device != sequence.device:
+        return "sequence and position must have one length and be on one device"
+    return None
+
+
+def _call(
+    operation: Callable[..., Tensor], seed: int, iteration: int, sequence: Tensor, position: Tensor
+) -> Tensor:
+    # A torch operation takes an int64: the seed with the same bits.
+    signed = seed - (1 << 64) if seed >= 1 << 63 else seed
+    return operation(signed, iteration, sequence, position)
+
+
+OPERATION = TorchOp(
+    "(int seed, int iteration, Tensor sequence, Tensor position) -> Tensor", _results, _check, _call
+)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     index = torch.arange(4, device=device)
     return 0, 0, index, index
@@ -124,4 +155,5 @@ def _triton_supports(seed: int, iteration: int, sequence: Tensor, position: Tens
     return triton.runs_on(sequence.device)
 
 
-triton.register("philox_uniform", _triton_supports, "philox:philox_uniform")
+_TRITON = OPERATION.define("triton_philox_uniform", triton.launcher("philox:philox_uniform"))
+triton.register("philox_uniform", _TRITON, _triton_supports)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import as_floats, finite, same_shape
+from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["PolicyLossMetrics", "ValueLossMetrics", "ppo_policy_loss", "ppo_value_loss"]
+__all__ = [
+    "POLICY",
+    "VALUE",
+    "PolicyLossMetrics",
+    "ValueLossMetrics",
+    "ppo_policy_loss",
+    "ppo_value_loss",
+    "refused",
+]
+
+_Three = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -178,16 +191,114 @@ def _value_reference(
     return loss, mask.sum().float(), ValueLossMetrics(clipfrac=took_clipped.sum().float())
 
 
+def _empty(first: Tensor, sums: int, gradient: bool) -> _Three:
+    """The loss, its weight and the sums for metrics, and the gradient: empty if not wanted."""
+    return (
+        first.new_empty(()),
+        first.new_empty(sums),
+        torch.empty_like(first) if gradient else first.new_empty(0),
+    )
+
+
+def _policy_results(logprobs: Tensor, *others: Any) -> _Three:
+    return _empty(logprobs, 5, others[-1])
+
+
+def _value_results(values: Tensor, *others: Any) -> _Three:
+    return _empty(values, 2, others[-1])
+
+
+def _check(
+    first: Tensor, second: Tensor, third: Tensor, mask: Tensor, *_others: object
+) -> str | None:
+    return unlike(first, mask=mask, second=second, third=third)
+
+
+def _policy_call(
+    operation: Callable[..., _Three], logprobs: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, PolicyLossMetrics]:
+    wanted = logprobs.requires_grad and torch.is_grad_enabled()
+    loss, sums, _ = operation(logprobs, *others, wanted)
+    weight, *metrics = sums.unbind()
+    return loss, weight, PolicyLossMetrics(*metrics)
+
+
+def _value_call(
+    operation: Callable[..., _Three], values: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, ValueLossMetrics]:
+    wanted = values.requires_grad and torch.is_grad_enabled()
+    loss, sums, _ = operation(values, *others, wanted)
+    weight, clipfrac = sums.unbind()
+    return loss, weight, ValueLossMetrics(clipfrac)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: _Three) -> None:
+    _, sums, gradient = output
+    ctx.mark_non_differentiable(sums, gradient)
+    ctx.save_for_backward(gradient)
+    ctx.formed = inputs[-1]
+
+
+def _backward(
+    ctx: Any, of_loss: Tensor, *_others: Tensor | None
+) -> tuple[Tensor, None, None, None, None, None]:
+    if not ctx.formed:
+        raise RuntimeError("the loss was computed with gradient=False")
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this kernel's loss has no second derivative (create_graph=True): use impl='reference'"
+        )
+    (gradient,) = ctx.saved_tensors
+    return of_loss * gradient, None, None, None, None, None
+
+
+# The kernels form the gradient beside the loss, where it is wanted; the backward scales it.
+POLICY = TorchOp(
+    "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask, float clip,"
+    " bool gradient) -> (Tensor, Tensor, Tensor)",
+    _policy_results,
+    _check,
+    _policy_call,
+    _keep,
+    _backward,
+)
+VALUE = TorchOp(
+    "(Tensor values, Tensor old_values, Tensor returns, Tensor mask, float? clip,"
+    " bool gradient) -> (Tensor, Tensor, Tensor)",
+    _value_results,
+    _check,
+    _value_call,
+    _keep,
+    _backward,
+)
+
+
+def refused(
+    first: Tensor, second: Tensor, third: Tensor, mask: Tensor, clip: float | None
+) -> str | None:
+    """Why the kernels do not take these tensors, wherever they are, or None."""
+    if torch.is_grad_enabled() and (second.requires_grad or third.requires_grad):
+        return "its gradient goes to the first tensor alone, and another requires one"
+    return _check(first, second, third, mask)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     zeros = torch.zeros(2, 4, device=device)
     return zeros, zeros, zeros, torch.ones(2, 4, dtype=torch.bool, device=device), 0.2
 
 
-def _triton_supports(first: Tensor, second: Tensor, third: Tensor, *_others: object) -> str | None:
-    return triton.refuse(first, second, third, gradient=True)
+def _triton_supports(
+    first: Tensor, second: Tensor, third: Tensor, mask: Tensor, clip: float | None
+) -> str | None:
+    refusal = triton.refuse(first, second, third, gradient=True)
+    return refusal or refused(first, second, third, mask, clip)
 
 
 registry.define("ppo_policy_loss", _policy_reference, _probe)
 registry.define("ppo_value_loss", _value_reference, _probe)
-triton.register("ppo_policy_loss", _triton_supports, "ppo_loss:policy")
-triton.register("ppo_value_loss", _triton_supports, "ppo_loss:value")
+for _op, _operation, _kernel in (
+    ("ppo_policy_loss", POLICY, "ppo_loss:policy"),
+    ("ppo_value_loss", VALUE, "ppo_loss:value"),
+):
+    _function = _operation.define(f"triton_{_op}", triton.launcher(_kernel))
+    triton.register(_op, _function, _triton_supports)

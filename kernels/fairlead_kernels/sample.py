@@ -9,12 +9,14 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error, temperature_at_least
+from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import log_probabilities
 
-__all__ = ["CHUNK", "sample"]
+__all__ = ["CHUNK", "OPERATION", "sample"]
 
 CHUNK = 1024
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def sample(
@@ -165,6 +167,43 @@ def _largest_entropy(kept: Tensor) -> Tensor:
     )
 
 
+def _check(logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float) -> str | None:
+    if logits.dim() != 2 or logits.shape[1] == 0 or logits.dtype not in _DTYPES:
+        return (
+            "logits must be float32, bfloat16 or float16 [B, V] with V > 0, "
+            f"got {tuple(logits.shape)} {logits.dtype}"
+        )
+    if logits.shape[1] > 1 and logits.stride(1) != 1:
+        return f"logits must have unit stride along a row, got {logits.stride(1)}"
+    if u.shape != logits.shape[:1] or u.dtype != torch.float64 or not u.is_contiguous():
+        return f"u must be contiguous float64 [{logits.shape[0]}]"
+    if u.device != logits.device:
+        return "logits and u must be on one device"
+    if not (temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
+        return (
+            "temperature and top_k must be at least 0 and top_p in (0, 1], "
+            f"got {temperature}, {top_k} and {top_p}"
+        )
+    return None
+
+
+def _results(logits: Tensor, *_others: object) -> tuple[Tensor, Tensor, Tensor]:
+    rows = logits.shape[:1]
+    return (
+        logits.new_empty(rows, dtype=torch.int64),
+        logits.new_empty(rows, dtype=torch.float32),
+        logits.new_empty(rows, dtype=torch.float32),
+    )
+
+
+OPERATION = TorchOp(
+    "(Tensor logits, Tensor u, float temperature, int top_k, float top_p)"
+    " -> (Tensor, Tensor, Tensor)",
+    _results,
+    _check,
+)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     u = torch.zeros(2, dtype=torch.float64, device=device)
     return torch.zeros(2, 8, device=device), u, 1.0, 0, 1.0
@@ -176,9 +215,10 @@ registry.define("sample", _reference, _probe)
 def _triton_supports(
     logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float
 ) -> str | None:
-    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if logits.dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16 logits, these are {logits.dtype}"
     return triton.runs_on(logits.device)
 
 
-triton.register("sample", _triton_supports)
+_TRITON = OPERATION.define("triton_sample", triton.launcher("sample:sample"))
+triton.register("sample", _TRITON, _triton_supports)

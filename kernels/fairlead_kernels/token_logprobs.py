@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import shape_error, temperature_at_least
+from fairlead_kernels._logprob_ops import define_token_logprobs
 from fairlead_kernels.dispatch import registry
+from fairlead_kernels.triton.blocks import BLOCKS
 
 __all__ = ["largest_entropy", "log_probabilities", "takes", "token_logprobs"]
 
@@ -163,4 +165,5 @@ def _triton_supports(
     return triton.runs_on(logits.device) or takes(logits)
 
 
-triton.register("token_logprobs", _triton_supports)
+_TRITON = define_token_logprobs("triton_token_logprobs", BLOCKS)
+triton.register("token_logprobs", _TRITON, _triton_supports)

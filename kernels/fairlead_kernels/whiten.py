@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import as_floats, finite, same_shape
+from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["whiten"]
+__all__ = ["OPERATION", "whiten"]
 
 
 def whiten(
@@ -58,6 +59,19 @@ def _reference(x: Tensor, mask: Tensor, shift_mean: bool, eps: float) -> Tensor:
     return torch.where(mask, result if shift_mean else result + mean, 0.0)
 
 
+def _results(x: Tensor, *_others: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _check(x: Tensor, mask: Tensor, *_others: object) -> str | None:
+    return unlike(x, mask=mask)
+
+
+OPERATION = TorchOp(
+    "(Tensor x, Tensor mask, bool shift_mean, float eps) -> Tensor", _results, _check
+)
+
+
 def _probe(device: torch.device) -> tuple[object, ...]:
     mask = torch.ones(2, 4, dtype=torch.bool, device=device)
     return torch.zeros(2, 4, device=device), mask, True, 1e-8
@@ -68,4 +82,5 @@ def _triton_supports(x: Tensor, *_others: object) -> str | None:
 
 
 registry.define("whiten", _reference, _probe)
-triton.register("whiten", _triton_supports)
+_TRITON = OPERATION.define("triton_whiten", triton.launcher("whiten:whiten"))
+triton.register("whiten", _TRITON, _triton_supports)

@@ -161,6 +161,23 @@ def test_files_hold_every_row(bench: Run) -> None:
     assert "written to new/out.html" in shown.err
 
 
+@pytest.mark.parametrize("option", ["--json", "--csv", "--plot"])
+def test_the_directories_of_a_file_are_made(option: str, bench: Run) -> None:
+    shown = bench("--op", "philox_uniform", "--shape", "5", option, "a/new/one/out.html")
+    assert shown.code == 0, shown.err
+    assert Path("a/new/one/out.html").stat().st_size > 0
+
+
+def test_nothing_is_made_for_what_is_refused(bench: Run) -> None:
+    shape = ("--op", "gae", "--shape", "10000000x1000000")
+    shown = bench(*shape, "--json", "new/out.json")
+    assert shown.code == 2
+    assert re.search(
+        r"take about [\d.]+ TiB, about [\d.]+ .iB are free\. Give a smaller", shown.err
+    )
+    assert not Path("new").exists()
+
+
 def test_a_sweep_is_drawn_as_time_against_size(bench: Run) -> None:
     shown = bench(
         "--op", "whiten", "--shape", "32x16", "--sweep", "--threads", "1", "--plot", "out.html"
@@ -241,6 +258,19 @@ WRONG_ARGUMENTS = {
     ),
     "plot": (["--plot", "out.svg"], "ends in .html"),
     "file": (["--json", "."], "--json .: it cannot be written"),
+    "a file as a directory": (
+        ["--csv", f"{__file__}/new/out.csv"],
+        "test_cli_kernels.py is a file, not a directory. Give another file.",
+    ),
+    # Two float32 inputs of 10^13 numbers come to 72.8 TiB, the mask and the rest to more.
+    "memory": (
+        ["--op", "gae", "--shape", "3x4", "--shape", "10000000x1000000"],
+        "--shape 10000000x1000000: gae (forward), [10000000x1000000] float32 on cpu",
+    ),
+    "memory beyond counting": (
+        ["--op", "philox_uniform", "--shape", "9" * 30],
+        "take more than 1,024 PiB, ",
+    ),
     "threads": (["--threads", "0"], "0 is not in the range"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import support
+import torch
 import yaml
 
 from fairlead import hookspecs
@@ -246,6 +248,55 @@ def test_rollout_backend_draws_what_hf_draws(run, base, tmp_path):
             for root in (out, theirs)
         )
         assert ours[0] == pytest.approx(hf[0], rel=1e-4)
+
+
+CALL = re.compile(r"^\| `(\w+)\(([\w, ]+)\)` \| (.+) \| (.+) \|$", re.MULTILINE)
+CALLS = {op: cells for op, *cells in CALL.findall(HOOKS["register_kernels"].text)}
+
+
+def listed_tensors(cell):
+    """Name to shape and dtype, of such as "`x`, `y` `[B, T]` float32; `mask` `[B, T]` bool"."""
+    found = {}
+    for part in cell.split("; "):
+        (dtype,) = re.findall(r"\b(floating|float32|float64|int64|bool)\b", part)
+        for names, shape in re.findall(r"([^\[]+)`\[(.*?)\]`", part):
+            shape = shape.split(", ") if shape else []
+            found |= dict.fromkeys(re.findall(r"`(\w+)`", names), (shape, dtype))
+    return found
+
+
+def assert_is(listed, tensor):
+    """Whether a tensor is of a listed rank and dtype; `[...]` is any shape."""
+    shape, dtype = listed
+    assert shape == ["..."] or len(shape) == tensor.dim()
+    assert dtype in (str(tensor.dtype).removeprefix("torch."), "floating")
+    assert tensor.is_floating_point() == dtype.startswith("float")
+
+
+def test_what_a_kernel_is_called_with_is_listed_for_every_operation():
+    assert sorted(CALLS) == sorted(registry.operations())
+
+
+@pytest.mark.parametrize("op", registry.operations())
+def test_the_list_of_a_kernels_arguments_and_results_is_true(op):
+    arguments, tensors, results = CALLS[op]
+    reference = registry.select(op, "reference").function
+    parameters = inspect.signature(reference).parameters
+    assert arguments.split(", ") == list(parameters)
+    listed = listed_tensors(tensors)
+    assert set(listed) == {name for name, one in parameters.items() if "Tensor" in one.annotation}
+    probe = registry._probes[op](torch.device("cpu"))
+    for name, given in zip(parameters, probe, strict=False):
+        assert (given is None) <= (f"`{name}`" in tensors and "or None" in tensors)
+        if isinstance(given, torch.Tensor):
+            assert_is(listed[name], given)
+    returned = reference(*probe)
+    returned = returned if isinstance(returned, tuple) else (returned,)
+    if not isinstance(returned[-1], torch.Tensor):
+        assert f"a {type(returned[-1]).__name__} of" in results
+        returned = (*returned[:-1], *vars(returned[-1]).values())
+    for one, listed_result in zip(returned, listed_tensors(results).values(), strict=True):
+        assert_is(listed_result, one)
 
 
 def test_kernel_is_what_auto_takes_on_the_cpu(run):

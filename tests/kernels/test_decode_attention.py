@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from tolerances import assert_within_error_rule
 
 from fairlead_kernels import KernelError, decode_attention, list_implementations
-from fairlead_kernels.native.decode_attention import _launch
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -282,7 +281,7 @@ def test_no_address_leaves_python_unchecked():
         (query, cache, cache, lengths + 4),
     ):
         with pytest.raises(ValueError, match="decode_attention"):
-            _launch(*wrong, 1.0)
+            torch.ops.fairlead_kernels.triton_decode_attention(*wrong, 1.0)
         with pytest.raises(ValueError, match="decode_attention"):
             torch.ops.fairlead_kernels.decode_attention(*wrong, 1.0)
 

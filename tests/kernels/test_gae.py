@@ -18,7 +18,6 @@ from tolerances import assert_within_error_rule
 
 from fairlead_kernels import KernelError, gae, kl_rewards
 from fairlead_kernels.gae import _reference
-from fairlead_kernels.native.gae import _launch
 
 
 def exact(rewards, values, mask, gamma, lam):
@@ -229,7 +228,7 @@ def test_kernels_refuse_inputs_that_need_a_gradient_and_auto_does_not_take_them(
 )
 def test_no_address_leaves_python_unchecked(values, mask):
     with pytest.raises(ValueError, match="gae"):
-        _launch(torch.zeros(3, 4), values, mask, 1.0, 0.95)
+        torch.ops.fairlead_kernels.triton_gae(torch.zeros(3, 4), values, mask, 1.0, 0.95)
     with pytest.raises(ValueError, match="gae"):
         torch.ops.fairlead_kernels.gae(torch.zeros(3, 4), values, mask, 1.0, 0.95)
 

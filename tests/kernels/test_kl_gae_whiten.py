@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from tolerances import assert_within_error_rule
 
 from fairlead_kernels import KernelError, gae, kl_gae_whiten, kl_rewards, whiten
-from fairlead_kernels.native.kl_gae_whiten import _launch
 
 
 def case(mask, seed=0):
@@ -251,7 +250,8 @@ def test_no_address_leaves_python_unchecked(place, wrong):
     zeros, mask = torch.zeros(3, 4), torch.zeros(3, 4, dtype=torch.bool)
     args = [zeros, zeros, torch.zeros(3), zeros, mask, 0.1, 1.0, 0.95, "k1", None, None]
     args[place] = wrong
-    for launch in (_launch, torch.ops.fairlead_kernels.kl_gae_whiten):
+    ops = torch.ops.fairlead_kernels
+    for launch in (ops.kl_gae_whiten, ops.triton_kl_gae_whiten):
         with pytest.raises(ValueError, match="kl_gae_whiten"):
             launch(*args)
 

@@ -18,7 +18,6 @@ from tolerances import assert_within_error_rule
 
 from fairlead_kernels import KernelError, kl_rewards
 from fairlead_kernels.kl_rewards import _reference
-from fairlead_kernels.native.kl_rewards import _launch
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -351,7 +350,8 @@ def test_no_address_leaves_python_unchecked(place, wrong):
     zeros, mask = torch.zeros(3, 4), torch.zeros(3, 4, dtype=torch.bool)
     args = [zeros, zeros, torch.zeros(3), mask, 0.1, "k1", None, None]
     args[place] = wrong
-    for launch in (_launch, torch.ops.fairlead_kernels.kl_rewards):
+    ops = torch.ops.fairlead_kernels
+    for launch in (ops.kl_rewards, ops.triton_kl_rewards):
         with pytest.raises(ValueError, match="kl_rewards"):
             launch(*args)
 

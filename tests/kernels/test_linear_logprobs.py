@@ -78,6 +78,22 @@ def test_hand_worked_values(impl):
 )
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_error_rule_in_value_and_gradient(impl, rows, width, vocabulary, memory):
+    assert_error_rule(impl, rows, width, vocabulary, memory)
+
+
+@pytest.mark.parametrize("impl", KERNELS)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_error_rule_with_two_threads(impl, memory):
+    """Torch's products add up in another order then, in some places term by term."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert_error_rule(impl, 9, 24, 701, memory)
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_error_rule(impl, rows, width, vocabulary, memory):
     for bias in (False, True):
         inputs, labels = make(rows, width, vocabulary, bias)
         ours = run(linear_logprobs, inputs, labels, temperature=3.0, impl=impl, memory_bytes=memory)

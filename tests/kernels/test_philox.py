@@ -7,7 +7,6 @@ from scipy import stats
 from tolerances import CHI_SQUARED_LEVEL
 
 from fairlead_kernels import list_implementations, native_status, philox_uniform
-from fairlead_kernels.native.philox import _launch
 from fairlead_kernels.philox import philox4x32
 
 ALL = 0xFFFFFFFF
@@ -25,6 +24,10 @@ IMPLS = [
     "reference",
     pytest.param("cpp", marks=needs_native),
     pytest.param("triton", marks=needs_triton),
+]
+OPERATIONS = [
+    pytest.param("philox_uniform", marks=needs_native),
+    pytest.param("triton_philox_uniform", marks=needs_triton),
 ]
 
 # Random123 1.14, tests/kat_vectors, philox4x32 10.
@@ -77,12 +80,13 @@ def test_every_implementation_has_the_published_vectors(impl, counter, key, expe
     assert drawn.item() == (expected[0] * 2**21 + expected[1] // 2**11) / 2**53
 
 
-@needs_native
-def test_the_native_operation_has_the_vector_whose_sequence_is_negative_as_well():
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_operations_have_the_vector_whose_sequence_is_negative_as_well(operation):
     # All bits set, as signed 64-bit integers: -1.
     counter, key, expected = KNOWN[1]
     assert key == (ALL, ALL)
-    drawn = _launch(-1, counter[3], torch.tensor([-1]), torch.tensor([counter[0]]))
+    launch = getattr(torch.ops.fairlead_kernels, operation)
+    drawn = launch(-1, counter[3], torch.tensor([-1]), torch.tensor([counter[0]]))
     assert drawn.item() == (expected[0] * 2**21 + expected[1] // 2**11) / 2**53
 
 
@@ -100,8 +104,9 @@ def test_every_implementation_has_the_bits_of_the_reference(impl):
     assert philox_uniform(0, 0, none, none, impl=impl).shape == (0,)
 
 
-@needs_native
-def test_the_native_operation_checks_its_arguments_and_passes_opcheck():
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_operations_check_their_arguments(operation):
+    launch = getattr(torch.ops.fairlead_kernels, operation)
     index = torch.arange(6)
     for sequence, position in (
         (index.int(), index),
@@ -110,9 +115,14 @@ def test_the_native_operation_checks_its_arguments_and_passes_opcheck():
         (index.view(2, 3), index),
     ):
         with pytest.raises(ValueError, match="philox_uniform"):
-            _launch(0, 0, sequence, position)
+            launch(0, 0, sequence, position)
     with pytest.raises(ValueError, match="iteration"):
-        _launch(0, 2**32, index, index)
+        launch(0, 2**32, index, index)
+
+
+@needs_native
+def test_the_native_operation_passes_opcheck():
+    index = torch.arange(6)
     torch.library.opcheck(torch.ops.fairlead_kernels.philox_uniform.default, (-5, 3, index, index))
 
 

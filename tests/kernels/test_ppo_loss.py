@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from tolerances import assert_within_error_rule
 
 from fairlead_kernels import ppo_policy_loss, ppo_value_loss
-from fairlead_kernels.native.ppo_loss import _policy_launch, _value_launch
 from fairlead_kernels.ppo_loss import _policy_reference, _value_reference
 
 LOSSES = [ppo_policy_loss, ppo_value_loss]
@@ -331,7 +330,12 @@ def test_no_address_leaves_python_unchecked(place, wrong):
     args = [torch.zeros(4), torch.zeros(4), torch.zeros(4), torch.zeros(4).bool(), 0.2, True]
     args[place] = wrong
     ops = torch.ops.fairlead_kernels
-    for launch in (_policy_launch, _value_launch, ops.ppo_policy_loss, ops.ppo_value_loss):
+    for launch in (
+        ops.ppo_policy_loss,
+        ops.ppo_value_loss,
+        ops.triton_ppo_policy_loss,
+        ops.triton_ppo_value_loss,
+    ):
         with pytest.raises(ValueError, match="ppo_"):
             launch(*args)
 

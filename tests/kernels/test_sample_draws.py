@@ -12,7 +12,6 @@ from test_sample import NATIVE, needs_native, needs_triton
 from tolerances import CHI_SQUARED_LEVEL, assert_within_error_rule
 
 from fairlead_kernels import philox_uniform, sample, token_logprobs
-from fairlead_kernels.native.sample import _launch
 from fairlead_kernels.sample import CHUNK
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
@@ -171,7 +170,7 @@ def test_the_reference_has_the_bits_of_token_logprobs():
 )
 def test_no_address_leaves_python_unchecked(logits, u, how):
     with pytest.raises(ValueError, match="sample"):
-        _launch(logits, u, *how)
+        torch.ops.fairlead_kernels.triton_sample(logits, u, *how)
     with pytest.raises(ValueError, match="sample"):
         torch.ops.fairlead_kernels.sample(logits, u, *how)
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from tolerances import assert_within_error_rule
 
 from fairlead_kernels import KernelError, whiten
-from fairlead_kernels.native.whiten import _launch
 from fairlead_kernels.whiten import _reference
 
 
@@ -207,7 +206,8 @@ def test_wrong_arguments_are_errors():
     ],
 )
 def test_no_address_leaves_python_unchecked(x, mask):
-    for launch in (_launch, torch.ops.fairlead_kernels.whiten):
+    ops = torch.ops.fairlead_kernels
+    for launch in (ops.whiten, ops.triton_whiten):
         with pytest.raises(ValueError, match="whiten"):
             launch(x, mask, True, 1e-8)
 

@@ -130,10 +130,12 @@ def kernels(
     install_kernels(plugins)
     choice = Wanted(**wanted)
     cases = choose(choice)
-    files = Files.checked(json_file, csv_file, plot_file)
     benchmark = Benchmark(
         choice.impls or None, seconds, not choice.sweep if compiled is None else compiled
     )
+    if choice.shapes:
+        check_memory(benchmark, cases)
+    files = Files.checked(json_file, csv_file, plot_file)
     display = Display()
     rows = measure(benchmark, cases, files, display)
     show(benchmark, rows, display)
@@ -165,6 +167,17 @@ def measure(
         if rows:
             files.write(rows, machines, facts)
     return rows
+
+
+def check_memory(benchmark: Benchmark, cases: Sequence[Case]) -> None:
+    """Raise ConfigError, before anything runs, for a size that was asked for and does not fit."""
+    for case in cases:
+        why = benchmark.shortage(case)
+        if why is not None:
+            raise ConfigError(
+                f"--shape {'x'.join(map(str, case.shape))}: {case.title} does not fit: {why}. "
+                "Give a smaller --shape."
+            )
 
 
 def refuse(rows: Sequence[Row]) -> None:

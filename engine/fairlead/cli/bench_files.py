@@ -37,6 +37,8 @@ class Files:
     def checked(cls, json_file: str | None, csv_file: str | None, plot: str | None) -> Files:
         """Make sure, before anything is measured, that the files can be written.
 
+        Directories on the way are made.
+
         Raises:
             ConfigError: When one cannot.
         """
@@ -49,6 +51,12 @@ class Files:
             if name is None:
                 continue
             path = Path(name)
+            blocked = next((one for one in path.parents if one.is_file()), None)
+            if blocked is not None:
+                raise ConfigError(
+                    f"{option} {name}: it cannot be written: {blocked} is a file, not a directory. "
+                    "Give another file."
+                )
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 existed = path.exists()

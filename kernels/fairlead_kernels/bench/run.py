@@ -7,16 +7,23 @@ import importlib.util
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from fairlead_kernels.bench.judge import Verdict, judge_for
 from fairlead_kernels.bench.machine import Machine, dtype_name
 from fairlead_kernels.bench.memory import peak_bytes
+from fairlead_kernels.bench.room import Need, estimate, free_bytes, human, ran_out
 from fairlead_kernels.bench.rows import Row
 from fairlead_kernels.bench.timing import Samples, device_seconds, measure
 from fairlead_kernels.bench.workload import Baseline, Cost, Inputs, Shape, Workload
-from fairlead_kernels.dispatch import OWN, KernelError, list_implementations
+from fairlead_kernels.dispatch import (
+    OWN,
+    ImplementationRow,
+    KernelError,
+    list_implementations,
+)
 from fairlead_kernels.triton import INTERPRETED
 
 __all__ = ["COMPILE", "EAGER", "Benchmark", "Case"]
@@ -64,12 +71,14 @@ class Benchmark:
         seconds: How long to measure each of them, and each baseline.
         compiled: Whether torch.compile is a baseline.
         machines: The devices that have been measured.
+        needs: About what memory cases take, where it was estimated.
     """
 
     impls: tuple[str, ...] | None = None
     seconds: float = 1.0
     compiled: bool = True
     machines: dict[tuple[str, int], Machine] = field(default_factory=dict)
+    needs: dict[tuple[Any, ...], Need | None] = field(default_factory=dict)
 
     def run(self, cases: Sequence[Case]) -> Generator[list[Row], None, None]:
         """Runs cases in order.
@@ -90,7 +99,60 @@ class Benchmark:
 
     def run_case(self, case: Case) -> list[Row]:
         """The gate, then the clock, for every way to run one case."""
+        shortage = self.shortage(case)
+        if shortage is not None:
+            return self._skipped(case, shortage)
+        try:
+            return self._run_case(case)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            return self._skipped(case, f"memory ran out: {_said(error)}")
+
+    def shortage(self, case: Case) -> str | None:
+        """Why a case cannot be begun with the memory that is free, or None."""
+        need, free = self._need(case)
+        if need is None or free is None or need.gate <= free:
+            return None
+        return (
+            f"its inputs and the check against float64 take {human(need.gate)}, "
+            f"{human(free)} are free"
+        )
+
+    def _need(self, case: Case) -> tuple[Need | None, int | None]:
+        free = free_bytes(case.device)
+        if free is None:
+            return None, None
         workload = case.workload
+        key = (workload.op, workload.name, case.shape, case.dtype, str(case.device))
+        if key not in self.needs:
+            self.needs[key] = estimate(workload, case.shape, case.dtype, case.device, free)
+        return self.needs[key], free
+
+    def _skipped(self, case: Case, reason: str) -> list[Row]:
+        return [
+            replace(_row(case, one.impl, owner=one.owner), status="skipped", reason=reason)
+            for one in self._listed(case)
+        ]
+
+    def _listed(self, case: Case) -> list[ImplementationRow]:
+        return [
+            one
+            for one in list_implementations()
+            if (self.impls is None or one.impl in self.impls)
+            and (one.op, one.device) == (case.workload.op, case.device.type)
+        ]
+
+    def _plain_is_too_large(self, case: Case) -> str | None:
+        """Why plain torch is not timed on the whole case, or None."""
+        need, free = self._need(case)
+        if need is None or free is None or need.eager <= free:
+            return None
+        return f"plain torch takes {human(need.eager)} here, {human(free)} are free"
+
+    def _run_case(self, case: Case) -> list[Row]:
+        workload = case.workload
+        too_large = self._plain_is_too_large(case)
         inputs = _inputs(case, case.shape)
         cost = workload.cost(inputs)
         machine = self._machine(case, cost.products)
@@ -98,6 +160,8 @@ class Benchmark:
         rows, verdict = self._gate(case, gated, inputs if gated == case.shape else None)
         if not any(row.status == "timed" for row in rows):
             return rows  # nothing to hold a baseline against
+        if too_large is not None:
+            rows = [_left_out(row, too_large) if row.impl == "reference" else row for row in rows]
         gc.collect()
         calls: dict[tuple[str, str], Call] = {
             ("implementation", row.impl): workload.timed(
@@ -109,7 +173,8 @@ class Benchmark:
         with torch.set_grad_enabled(bool(inputs.leaves)):
             baselines = []
             for baseline in self._baselines(case):
-                row, call = _prepared(case, baseline, inputs)
+                plain = baseline.name in (EAGER, COMPILE)
+                row, call = _prepared(case, baseline, inputs, too_large if plain else None)
                 baselines.append(row)
                 if call is not None:
                     calls["baseline", row.impl] = call
@@ -133,10 +198,7 @@ class Benchmark:
         inputs = inputs or _inputs(case, shape)
         smaller = "" if shape == case.shape else f"gate at {'x'.join(map(str, shape))}"
         rows = []
-        for listed in list_implementations():
-            wanted = self.impls is None or listed.impl in self.impls
-            if not wanted or (listed.op, listed.device) != (workload.op, case.device.type):
-                continue
+        for listed in self._listed(case):
             row = _row(case, listed.impl, owner=listed.owner)
             if INTERPRETED and (listed.impl, listed.owner) == ("triton", OWN):
                 why = "triton interprets its kernels here: that shows no speed"
@@ -149,7 +211,11 @@ class Benchmark:
                 why = error.refusals.get(listed.impl) or _said(error)
                 row = replace(row, status="skipped", reason=why)
             except Exception as error:
-                row = replace(row, status="failed", reason=_said(error))
+                row = (
+                    _left_out(row, f"memory ran out: {_said(error)}")
+                    if ran_out(error)
+                    else replace(row, status="failed", reason=_said(error))
+                )
             else:
                 last = found
                 row = replace(
@@ -183,7 +249,8 @@ class Benchmark:
     ) -> list[Row]:
         """Rows with their times, memory, and what both come to against the others."""
         by_name = {f"{kind} {name}": call for (kind, name), call in calls.items()}
-        peaks = {name: peak_bytes(call, case.device) for name, call in by_name.items()}
+        peaks, ran_short = _peaks(by_name, case.device)
+        by_name = {name: by_name[name] for name in peaks}
         samples = measure(by_name, case.device, self.seconds)
         cuda = case.device.type == "cuda"
         busy = {name: device_seconds(call, case.device) for name, call in by_name.items() if cuda}
@@ -199,6 +266,8 @@ class Benchmark:
         def timed(row: Row) -> Row:
             name = f"{row.kind} {row.impl}"
             row = replace(row, bytes=cost.bytes, flops=cost.flops, floor_ms=1e3 * floor)
+            if name in ran_short:
+                return _left_out(row, ran_short[name])
             if name not in samples:
                 return row
             found: Samples = samples[name]
@@ -244,9 +313,31 @@ def _row(case: Case, impl: str, owner: str = "", kind: str = "implementation") -
     )
 
 
-def _prepared(case: Case, baseline: Baseline, inputs: Inputs) -> tuple[Row, Call | None]:
+def _left_out(row: Row, reason: str) -> Row:
+    return replace(row, status="skipped", reason=reason)
+
+
+def _peaks(calls: dict[str, Call], device: torch.device) -> tuple[dict[str, int], dict[str, str]]:
+    """The memory that each call takes; and of those that there was not enough for, the reason."""
+    peaks, ran_short = {}, {}
+    for name, call in calls.items():
+        try:
+            peaks[name] = peak_bytes(call, device)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            ran_short[name] = f"memory ran out: {_said(error)}"
+            gc.collect()
+    return peaks, ran_short
+
+
+def _prepared(
+    case: Case, baseline: Baseline, inputs: Inputs, too_large: str | None
+) -> tuple[Row, Call | None]:
     """A baseline's row, and its call where it runs here; the call has run once."""
     row = _row(case, baseline.name, kind="baseline")
+    if too_large is not None:
+        return _left_out(row, too_large), None
     module = _MODULES.get(baseline.name)
     if module is not None and importlib.util.find_spec(module) is None:
         return replace(row, status="skipped", reason=f"{baseline.name} is not installed"), None

@@ -22,8 +22,6 @@ from fairlead_kernels.dispatch import OWN, registry
 __all__ = [
     "NativeStatus",
     "call",
-    "define",
-    "library",
     "loaded",
     "native_status",
     "refuse",
@@ -119,25 +117,6 @@ def _cuda_available() -> str | None:
     if not hasattr(module, "gae_cuda"):
         return f"no native CUDA kernels: {native_status().reason}"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
-
-
-# A library of its own rather than torch.library.custom_op: the same operation to torch.compile and
-# opcheck, without that wrapper's cost a call. (torch leaves these methods untyped.)
-library = torch.library.Library(OWN, "DEF")
-
-
-def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Adds a torch operation.
-
-    Args:
-        schema: The operation's name, arguments and results, as torch.library writes them.
-        launch: Runs it, on the CPU or on CUDA.
-        fake: Makes results of the right shape and dtype and no more, for torch.compile.
-    """
-    name = library.define(schema, tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
-    for key in ("CPU", "CUDA"):
-        library.impl(name, launch, key)
-    torch.library.register_fake(f"{OWN}::{name}", fake, lib=library)
 
 
 def call(kernel: str, *args: Any) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import native
-from fairlead_kernels.native.layout import unlike
+from fairlead_kernels.whiten import OPERATION
 
 __all__ = ["PART", "parts"]
 
@@ -22,30 +22,16 @@ def parts(x: Tensor, count: int) -> Tensor:
 
 
 def _supports(device: str, x: Tensor, mask: Tensor, shift_mean: bool, eps: float) -> str | None:
-    return native.refuse(device, x) or unlike(x, mask=mask)
+    return native.refuse(device, x) or OPERATION.check(x, mask)
 
 
 def _launch(x: Tensor, mask: Tensor, shift_mean: bool, eps: float) -> Tensor:
-    problem = unlike(x, mask=mask)
-    if problem is not None:
-        raise ValueError(f"whiten: {problem}")
     result = torch.empty_like(x)
     workspace = parts(x, -(-x.numel() // PART))
     native.call("whiten", x, mask, result, workspace, x.numel(), shift_mean, eps)
     return result
 
 
-def _fake(x: Tensor, mask: Tensor, shift_mean: bool, eps: float) -> Tensor:
-    return torch.empty_like(x)
-
-
-native.define("whiten(Tensor x, Tensor mask, bool shift_mean, float eps) -> Tensor", _launch, _fake)
-
-
-def _whiten(x: Tensor, mask: Tensor, shift_mean: bool, eps: float) -> Tensor:
-    result: Tensor = torch.ops.fairlead_kernels.whiten(x, mask, shift_mean, eps)
-    return result
-
-
+_whiten = OPERATION.define("whiten", _launch)
 for _device in ("cpu", "cuda"):
     native.register("whiten", _device, _whiten, _supports)

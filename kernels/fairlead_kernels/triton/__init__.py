@@ -1,4 +1,6 @@
-"""Triton kernels, a module an operation; imported, and triton with them, on the first call.
+"""Triton kernels, a module an operation; imported, and triton with them, at the first launch.
+
+The torch operations that launch them are there from the start: torch.compile needs no call before.
 
 On the CPU they run in triton's interpreter, where TRITON_INTERPRET=1 was set before the start: that
 shows that they are right, not how fast they are, and `auto` takes anything else before them.
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from fairlead_kernels.dispatch import OWN, registry
 
-__all__ = ["INTERPRETED", "refuse", "register", "runs_on"]
+__all__ = ["INTERPRETED", "launcher", "refuse", "register", "runs_on"]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Whether triton interprets its kernels; it reads the variable once, as this does."""
@@ -58,32 +60,40 @@ def refuse(*tensors: Tensor | None, gradient: bool = False) -> str | None:
     return None
 
 
-def register(op: str, supports: Callable[..., str | None], function: str = "") -> None:
-    """Registers the function of `fairlead_kernels.triton.OP` that bears the operation's name.
+def launcher(kernel: str) -> Callable[..., Any]:
+    """The function `NAME` of `fairlead_kernels.triton.MODULE`, imported when it first runs.
 
     Args:
-        op: The operation.
-        supports: As `register_implementation` takes it.
-        function: Where it is, `MODULE:NAME` within this package, if not there.
+        kernel: `MODULE:NAME`. It is called on the device of its first tensor.
     """
-    module, _, name = (function or f"{op}:{op}").partition(":")
-
+    module, _, name = kernel.partition(":")
     found: list[Callable[..., Any]] = []
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not found:  # torch.compile cannot trace an import: after the first call there is none.
+    def launch(*args: Any) -> Any:
+        if not found:
             loaded = importlib.import_module(f"fairlead_kernels.triton.{module}")
             found.append(getattr(loaded, name))
         place = next(one.device for one in args if isinstance(one, Tensor))
         if place.type != "cuda" or place.index == torch.cuda.current_device():
-            return found[0](*args, **kwargs)
+            return found[0](*args)
         with torch.cuda.device(place):  # triton launches on the current device
-            return found[0](*args, **kwargs)
+            return found[0](*args)
 
+    return launch
+
+
+def register(op: str, function: Callable[..., Any], supports: Callable[..., str | None]) -> None:
+    """Registers an implementation in triton.
+
+    Args:
+        op: The operation.
+        function: As `register_implementation` takes it: on a torch operation over a `launcher`.
+        supports: As `register_implementation` takes it.
+    """
     registry.register(
         op,
         "triton",
-        call,
+        function,
         available=_available,
         supports=supports,
         priority=_PRIORITY,

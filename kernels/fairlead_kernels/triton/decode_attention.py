@@ -171,7 +171,6 @@ def decode_attention(
     )
     sums, largest, totals = partials.split([batch * heads * splits * n for n in (dim, 1, 1)])
     dim_block = max(triton.next_power_of_2(dim), _LEAST_DOT)
-    lengths = lengths.contiguous()
     _attend_split[(batch * kv_heads, splits)](
         query,
         keys,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fairlead_kernels.kl_gae_whiten import EPS
+from fairlead_kernels.kl_gae_whiten import EPS, OPERATION
 from fairlead_kernels.triton.gae import advantages_of
 from fairlead_kernels.triton.kl_rewards import estimator_of, penalised, tile
 from fairlead_kernels.triton.whiten import whiten_by_parts
@@ -106,12 +106,13 @@ def kl_gae_whiten(
     estimator: str,
     kl: Tensor | None,
     token_scores: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `fairlead_kernels.kl_gae_whiten`, whose checks have run."""
+) -> Tensor:
+    """As `fairlead_kernels.kl_gae_whiten`, whose checks have run; its results are one tensor."""
     rows, cols = logprobs.shape
-    rewards, used, advantages, returns = logprobs.new_empty(4, rows, cols).unbind()
-    if logprobs.numel() == 0:
-        return rewards, used, advantages, returns
+    results: Tensor = OPERATION.results(logprobs)
+    if results.numel() == 0:
+        return results
+    rewards, used, advantages, returns = results.unbind()
     parts = torch.empty(rows, 3, dtype=torch.float64, device=logprobs.device)
     mask = response_mask.view(torch.uint8)
     rows_block, block = tile(cols)
@@ -139,4 +140,4 @@ def kl_gae_whiten(
         block,
     )
     whiten_by_parts(advantages, mask, advantages, parts, True, EPS)
-    return rewards, used, advantages, returns
+    return results

@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fairlead_kernels._logprob_ops import Block, Blocks
+from fairlead_kernels._logprob_ops import Block
 from fairlead_kernels.token_logprobs import largest_entropy
 from fairlead_kernels.triton import INTERPRETED
 
-__all__ = ["BLOCKS"]
+__all__ = ["backward", "forward"]
 
 _WIDE = 4096
 _WARPS = 8
@@ -163,9 +163,10 @@ def _wide(cols: int) -> int:
     return max(16, min(widest, 1 << (cols - 1).bit_length()))
 
 
-def _forward(
+def forward(
     block: Block, state: Tensor | None, logprobs: Tensor, entropy: Tensor, stats: Tensor
 ) -> None:
+    """See `Forward`."""
     rows, cols = block.logits.shape
     if rows == 0:
         return
@@ -181,13 +182,14 @@ def _forward(
     )
 
 
-def _backward(
+def backward(
     block: Block,
     stats: Tensor,
     grad_logprobs: Tensor | None,
     grad_entropy: Tensor | None,
     grad_logits: Tensor,
 ) -> None:
+    """See `Backward`."""
     rows, cols = block.logits.shape
     if rows == 0:
         return
@@ -204,10 +206,3 @@ def _backward(
         wide=wide,
         num_warps=_WARPS,
     )
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=device)
-
-
-BLOCKS = Blocks(forward=_forward, backward=_backward, empty=_empty, state=torch.float32)

@@ -36,7 +36,7 @@ def philox_uniform(seed: int, iteration: int, sequence: Tensor, position: Tensor
     if len(sequence) > 0:
         _philox_kernel[(triton.cdiv(len(sequence), _BLOCK),)](
             seed & 0xFFFFFFFF,
-            seed >> 32,
+            (seed >> 32) & 0xFFFFFFFF,  # the seed is signed, and so is a shift of it
             iteration,
             sequence,
             position,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fairlead_kernels.ppo_loss import PolicyLossMetrics, ValueLossMetrics
 from fairlead_kernels.triton.exponential import exp
 
 __all__ = ["policy", "value"]
@@ -113,78 +109,66 @@ def _value_kernel(  # type: ignore[no-untyped-def]
         tl.store(gradient + at, tl.where(inside, distance * passed, 0.0), mask=at < count)
 
 
-class _WithGradient(torch.autograd.Function):
-    """The loss as a function of its first input, whose gradient is known."""
-
-    @staticmethod
-    def forward(ctx: Any, first: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return loss.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return of_loss * gradient, None, None
-
-
-def _workspace(first: Tensor, sums: int) -> tuple[Tensor, Tensor | None, int]:
-    """The blocks' sums, the gradient's memory if there is to be one, and the number of blocks."""
-    blocks = triton.cdiv(first.numel(), _BLOCK)
-    parts = torch.empty(blocks, sums, dtype=torch.float32, device=first.device)
-    wanted = first.requires_grad and torch.is_grad_enabled()
-    return parts, torch.empty_like(first) if wanted else None, blocks
-
-
-def _finish(first: Tensor, parts: Tensor, gradient: Tensor | None) -> tuple[Tensor, ...]:
-    """The loss, with its gradient, and the other sums."""
-    loss, *others = parts.sum(0, dtype=torch.float64).float().unbind()
-    if gradient is not None:
-        loss = _WithGradient.apply(first, loss, gradient)  # type: ignore[no-untyped-call]
-    return loss, *others
+def _finish(parts: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The results of the torch operation, from the blocks' sums."""
+    totals = parts.sum(0, dtype=torch.float64).float()
+    # Copies: two results of an operation do not share memory.
+    return totals[0].clone(), totals[1:].clone(), gradient
 
 
 def policy(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float
-) -> tuple[Tensor, Tensor, PolicyLossMetrics]:
-    """As `fairlead_kernels.ppo_policy_loss`, whose checks have run."""
-    parts, gradient, blocks = _workspace(logprobs, 6)
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float,
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `fairlead_kernels.ppo_policy_loss`, whose checks have run; with the gradient."""
+    blocks = triton.cdiv(logprobs.numel(), _BLOCK)
+    parts = torch.empty(blocks, 6, dtype=torch.float32, device=logprobs.device)
+    slope = torch.empty_like(logprobs) if gradient else logprobs.new_empty(0)
     if blocks > 0:
         _policy_kernel[(blocks,)](
-            logprobs.detach(),
+            logprobs,
             old_logprobs,
             advantages,
             mask.view(torch.uint8),
             parts,
-            parts if gradient is None else gradient,
+            slope if gradient else parts,
             logprobs.numel(),
             1.0 - clip,
             1.0 + clip,
-            gradient is not None,
+            gradient,
             _BLOCK,
         )
-    loss, weight, *metrics = _finish(logprobs, parts, gradient)
-    return loss, weight, PolicyLossMetrics(*metrics)
+    return _finish(parts, slope)
 
 
 def value(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None
-) -> tuple[Tensor, Tensor, ValueLossMetrics]:
-    """As `fairlead_kernels.ppo_value_loss`, whose checks have run."""
-    parts, gradient, blocks = _workspace(values, 3)
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    clip: float | None,
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `fairlead_kernels.ppo_value_loss`, whose checks have run; with the gradient."""
+    blocks = triton.cdiv(values.numel(), _BLOCK)
+    parts = torch.empty(blocks, 3, dtype=torch.float32, device=values.device)
+    slope = torch.empty_like(values) if gradient else values.new_empty(0)
     if blocks > 0:
         _value_kernel[(blocks,)](
-            values.detach(),
+            values,
             old_values,
             returns,
             mask.view(torch.uint8),
             parts,
-            parts if gradient is None else gradient,
+            slope if gradient else parts,
             values.numel(),
             0.0 if clip is None else clip,
             clip is not None,
-            gradient is not None,
+            gradient,
             _BLOCK,
         )
-    loss, weight, *metrics = _finish(values, parts, gradient)
-    return loss, weight, ValueLossMetrics(*metrics)
+    return _finish(parts, slope)

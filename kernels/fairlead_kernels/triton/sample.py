@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ctypes
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fairlead_kernels.sample import CHUNK
+from fairlead_kernels.sample import CHUNK, OPERATION
 from fairlead_kernels.triton import INTERPRETED
 
 __all__ = ["sample"]
@@ -270,11 +269,7 @@ def sample(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `fairlead_kernels.sample`."""
     rows, cols = logits.shape
-    results = (
-        logits.new_empty(rows, dtype=torch.int64),
-        logits.new_empty(rows, dtype=torch.float32),
-        logits.new_empty(rows, dtype=torch.float32),
-    )
+    results: tuple[Tensor, Tensor, Tensor] = OPERATION.results(logits)
     if rows == 0:
         return results
     chunks = triton.cdiv(cols, CHUNK)
