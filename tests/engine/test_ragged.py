@@ -43,6 +43,7 @@ def test_hidden_states_are_those_of_padded_rows(family: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_and_gradients_are_those_of_padded_rows(family: str, tmp_path: Path) -> None:
+    """Fidelity item 27: contiguous sequences, with or without padding."""
     model = causal(tmp_path, family)
     tokens, targets = pad(ROWS), response_targets(pad(ROWS), PROMPTS, LENGTHS - PROMPTS)
     found = []
@@ -57,7 +58,9 @@ def test_logprobs_and_gradients_are_those_of_padded_rows(family: str, tmp_path: 
 
 
 def test_nothing_in_the_padding_matters(tmp_path: Path) -> None:
-    """25 tokens of 36, rounded up to 32: some of the padding is run, and nothing reads it."""
+    """Fidelity item 27: 25 tokens of 36 are rounded up to 32, so that some of the padding is run,
+    and nothing reads it.
+    """
     model = causal(tmp_path)
     lengths, generator = torch.tensor([12, 8, 5]), torch.Generator().manual_seed(0)
     tokens = torch.randint(20, (3, 12), generator=generator)
