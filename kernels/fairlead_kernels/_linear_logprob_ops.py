@@ -224,14 +224,52 @@ def _run_backward(
 _INPUTS = "Tensor hidden, Tensor weight, Tensor? bias, Tensor labels, float temperature, int memory"
 
 
-def define_linear_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Defines the torch operations `NAME` and `NAME_backward`.
+def _forward_results(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    temperature: float,
+    memory: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    chunks = Head(hidden, weight, bias, labels, temperature).chunks(memory, keep)
+    return *outputs(labels), hidden.new_empty(chunks.kept * chunks.area())
 
-    Returns:
-        The implementation of `linear_logprobs` on them.
-    """
+
+def _gradient_results(
+    grad_logprobs: Tensor | None,
+    grad_entropy: Tensor | None,
+    stats: Tensor,
+    kept: Tensor,
+    wanted: list[bool],
+    hidden: Tensor,
+    weight: Tensor,
+    *_others: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        hidden.new_empty(hidden.shape if wanted[0] else (0,)),
+        hidden.new_empty(weight.shape if wanted[1] else (0,)),
+        hidden.new_empty(weight.shape[:1] if wanted[2] else (0,)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    hidden, weight, bias, labels, ctx.temperature, ctx.memory, _ = inputs
+    ctx.save_for_backward(hidden, weight, bias, labels, output[2], output[3])
+    ctx.mark_non_differentiable(output[2], output[3])
+    ctx.set_materialize_grads(False)
+
+
+@dataclass(frozen=True)
+class _LinearLogprobs:
+    """The torch operations `NAME` and `NAME_backward` over the kernels of a language."""
+
+    name: str
+    blocks: Blocks
 
     def forward(
+        self,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -241,21 +279,10 @@ def define_linear_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Ten
         keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         head = Head(hidden, weight, bias, labels, temperature)
-        return _run_forward(blocks, head, memory, keep)
-
-    def forward_fake(
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        temperature: float,
-        memory: int,
-        keep: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        chunks = Head(hidden, weight, bias, labels, temperature).chunks(memory, keep)
-        return *outputs(labels), hidden.new_empty(chunks.kept * chunks.area())
+        return _run_forward(self.blocks, head, memory, keep)
 
     def gradient(
+        self,
         grad_logprobs: Tensor | None,
         grad_entropy: Tensor | None,
         stats: Tensor,
@@ -271,60 +298,24 @@ def define_linear_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Ten
         head = Head(hidden, weight, bias, labels, temperature)
         grads = plain(grad_logprobs), plain(grad_entropy)
         of = wanted[0], wanted[1], wanted[2]
-        return _run_backward(blocks, head, grads, stats, kept, memory, of)
-
-    def gradient_fake(
-        grad_logprobs: Tensor | None,
-        grad_entropy: Tensor | None,
-        stats: Tensor,
-        kept: Tensor,
-        wanted: list[bool],
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        temperature: float,
-        memory: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return (
-            hidden.new_empty(hidden.shape if wanted[0] else (0,)),
-            hidden.new_empty(weight.shape if wanted[1] else (0,)),
-            hidden.new_empty(weight.shape[:1] if wanted[2] else (0,)),
-        )
-
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        hidden, weight, bias, labels, ctx.temperature, ctx.memory, _ = inputs
-        ctx.save_for_backward(hidden, weight, bias, labels, output[2], output[3])
-        ctx.mark_non_differentiable(output[2], output[3])
-        ctx.set_materialize_grads(False)
+        return _run_backward(self.blocks, head, grads, stats, kept, memory, of)
 
     def backward(
-        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, *_: Tensor | None
+        self, ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, *_: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         none = (None,) * 7
         if grad_logprobs is None and grad_entropy is None:
             return none
         hidden, weight, bias, labels, stats, kept = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:3])
-        op = getattr(torch.ops.fairlead_kernels, f"{name}_backward")
+        op = getattr(torch.ops.fairlead_kernels, f"{self.name}_backward")
         inputs = hidden, weight, bias, labels, ctx.temperature, ctx.memory
         grads = op(grad_logprobs, grad_entropy, stats, kept, wanted, *inputs)
-        return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *none[
-            3:
-        ]
+        found = (grad if want else None for grad, want in zip(grads, wanted, strict=True))
+        return *found, *none[3:]
 
-    define(
-        f"{name}({_INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)", forward, forward_fake
-    )
-    define(
-        f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor stats, Tensor kept,"
-        f" bool[] wanted, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
-        gradient,
-        gradient_fake,
-    )
-    differentiate(name, backward, setup_context)
-
-    def linear_logprobs(
+    def call(
+        self,
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
@@ -334,10 +325,30 @@ def define_linear_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Ten
     ) -> tuple[Tensor, Tensor]:
         given = [hidden, weight] if bias is None else [hidden, weight, bias]
         keep = torch.is_grad_enabled() and any(one.requires_grad for one in given)
-        op = getattr(torch.ops.fairlead_kernels, name)
+        op = getattr(torch.ops.fairlead_kernels, self.name)
         logprobs, entropy, *_ = op(
             hidden, weight, bias, labels.contiguous(), temperature, memory_bytes, keep
         )
         return logprobs, entropy
 
-    return linear_logprobs
+
+def define_linear_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Defines the torch operations `NAME` and `NAME_backward`.
+
+    Returns:
+        The implementation of `linear_logprobs` on them.
+    """
+    ours = _LinearLogprobs(name, blocks)
+    define(
+        f"{name}({_INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+        ours.forward,
+        _forward_results,
+    )
+    define(
+        f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor stats, Tensor kept,"
+        f" bool[] wanted, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
+        ours.gradient,
+        _gradient_results,
+    )
+    differentiate(name, ours.backward, _setup_context)
+    return ours.call

@@ -102,26 +102,47 @@ def plain(grad: Tensor | None) -> Tensor | None:
     return None if grad is None else grad.contiguous()
 
 
-def define_token_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Defines the torch operations `NAME` and `NAME_backward`.
+def _forward_results(
+    logits: Tensor, labels: Tensor, temperature: float, inplace: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return outputs(labels)
 
-    Returns:
-        The implementation of `token_logprobs` on them.
-    """
+
+def _gradient_results(
+    grad_logprobs: Tensor | None,
+    grad_entropy: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    stats: Tensor,
+    temperature: float,
+) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    logits, labels, ctx.temperature, ctx.inplace = inputs
+    ctx.save_for_backward(logits, labels, output[2])
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+
+
+@dataclass(frozen=True)
+class _TokenLogprobs:
+    """The torch operations `NAME` and `NAME_backward` over the kernels of a language."""
+
+    name: str
+    blocks: Blocks
 
     def forward(
-        logits: Tensor, labels: Tensor, temperature: float, inplace: bool
+        self, logits: Tensor, labels: Tensor, temperature: float, inplace: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         results = outputs(labels)
-        blocks.forward(Block(logits, labels, 0, logits.shape[1], temperature), None, *results)
+        block = Block(logits, labels, 0, logits.shape[1], temperature)
+        self.blocks.forward(block, None, *results)
         return results
 
-    def forward_fake(
-        logits: Tensor, labels: Tensor, temperature: float, inplace: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return outputs(labels)
-
     def gradient(
+        self,
         grad_logprobs: Tensor | None,
         grad_entropy: Tensor | None,
         logits: Tensor,
@@ -129,70 +150,65 @@ def define_token_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Tens
         stats: Tensor,
         temperature: float,
     ) -> Tensor:
-        result = blocks.empty(tuple(logits.shape), logits.dtype, logits.device)
+        result = self.blocks.empty(tuple(logits.shape), logits.dtype, logits.device)
         block = Block(logits, labels, 0, logits.shape[1], temperature)
-        blocks.backward(block, stats, plain(grad_logprobs), plain(grad_entropy), result)
+        self.blocks.backward(block, stats, plain(grad_logprobs), plain(grad_entropy), result)
         return result
 
-    def gradient_fake(
+    def backward(
+        self,
+        ctx: Any,
         grad_logprobs: Tensor | None,
         grad_entropy: Tensor | None,
-        logits: Tensor,
-        labels: Tensor,
-        stats: Tensor,
-        temperature: float,
-    ) -> Tensor:
-        return logits.new_empty(logits.shape)
-
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        logits, labels, ctx.temperature, ctx.inplace = inputs
-        ctx.save_for_backward(logits, labels, output[2])
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)
-
-    def backward(
-        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _: Tensor | None
+        _stats: Tensor | None,
     ) -> tuple[Tensor | None, None, None, None]:
         if grad_logprobs is None and grad_entropy is None:
             return None, None, None, None
         logits, labels, stats = ctx.saved_tensors
         if not ctx.inplace:
-            op = getattr(torch.ops.fairlead_kernels, f"{name}_backward")
+            op = getattr(torch.ops.fairlead_kernels, f"{self.name}_backward")
             grads = op(grad_logprobs, grad_entropy, logits, labels, stats, ctx.temperature)
             return grads, None, None, None
         if torch.is_grad_enabled():
             raise RuntimeError("token_logprobs: inplace_backward allows no second derivative")
         logits = logits.detach()
         block = Block(logits, labels, 0, logits.shape[1], ctx.temperature)
-        blocks.backward(block, stats, plain(grad_logprobs), plain(grad_entropy), logits)
+        self.blocks.backward(block, stats, plain(grad_logprobs), plain(grad_entropy), logits)
         # Whoever else kept the logits for a backward, this one a second time included, is told by
         # autograd that they were modified.
         torch.autograd.graph.increment_version(logits)
         return logits, None, None, None
 
-    arguments = "Tensor logits, Tensor labels"
-    define(
-        f"{name}({arguments}, float temperature, bool inplace) -> (Tensor, Tensor, Tensor)",
-        forward,
-        forward_fake,
-    )
-    define(
-        f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, {arguments}, Tensor stats,"
-        " float temperature) -> Tensor",
-        gradient,
-        gradient_fake,
-    )
-    differentiate(name, backward, setup_context)
-
-    def token_logprobs(
-        logits: Tensor, labels: Tensor, temperature: float, inplace_backward: bool = False
+    def call(
+        self, logits: Tensor, labels: Tensor, temperature: float, inplace_backward: bool = False
     ) -> tuple[Tensor, Tensor]:
         # A compiled graph plans its own memory, and cannot have a saved tensor change under it.
         inplace = inplace_backward and not torch.compiler.is_compiling()
         if logits.shape[1] > 1 and logits.stride(1) != 1:
             logits = logits.contiguous()
-        op = getattr(torch.ops.fairlead_kernels, name)
+        op = getattr(torch.ops.fairlead_kernels, self.name)
         logprobs, entropy, _ = op(logits, labels.contiguous(), temperature, inplace)
         return logprobs, entropy
 
-    return token_logprobs
+
+def define_token_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Defines the torch operations `NAME` and `NAME_backward`.
+
+    Returns:
+        The implementation of `token_logprobs` on them.
+    """
+    ours = _TokenLogprobs(name, blocks)
+    arguments = "Tensor logits, Tensor labels"
+    define(
+        f"{name}({arguments}, float temperature, bool inplace) -> (Tensor, Tensor, Tensor)",
+        ours.forward,
+        _forward_results,
+    )
+    define(
+        f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, {arguments}, Tensor stats,"
+        " float temperature) -> Tensor",
+        ours.gradient,
+        _gradient_results,
+    )
+    differentiate(name, ours.backward, _setup_context)
+    return ours.call

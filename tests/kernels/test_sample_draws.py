@@ -144,6 +144,18 @@ def test_the_largest_entropy_is_not_exceeded(impl):
         assert entropy <= math.log(kept) < entropy + 1e-6
 
 
+@pytest.mark.parametrize("impl", OTHERS)
+def test_the_largest_entropy_of_any_row_is_not_exceeded(impl):
+    """As above in one call; float32(log K) lies above log K for K = 2, 3, 4, 5, 6, 8 and more."""
+    kept = torch.arange(1, 300)
+    logits = torch.full((299, 301), -1.7).masked_fill(
+        torch.arange(301) >= kept.unsqueeze(1), -math.inf
+    )
+    entropy = sample(logits, torch.zeros(299, dtype=torch.float64), 0.9, impl=impl)[2].double()
+    assert bool((entropy <= kept.double().log()).all())
+    assert bool((entropy > kept.double().log() - 1e-6).all())
+
+
 def test_the_reference_has_the_bits_of_token_logprobs():
     """Fidelity item 13's ground: without truncation, the sampler's numbers are the scorer's."""
     logits, u = normal(9, 3000) * 3, keys(9)

@@ -62,7 +62,7 @@ ARGUMENTS = {
     "ppo_value_loss": lambda n: (*floats(3, n, 5), mask_of(n, 5), None if n == 3 else 0.2),
     "sample": lambda n: (normal(n, 33), torch.rand(n).double(), 0.7, 5, 0.9),
     "philox_uniform": lambda n: (2**64 - 3, 3, torch.arange(n), torch.arange(n) * 7),
-    "decode_attention": lambda n: (*case(n, 4, 2, 20, 8), 0.3),
+    "decode_attention": lambda n: (normal(4, n, 8).transpose(0, 1), *case(n, 4, 2, 20, 8)[1:], 0.3),
 }
 # What the torch operation takes after, or instead of, the arguments above.
 TORCH_ARGUMENTS = {

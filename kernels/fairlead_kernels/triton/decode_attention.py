@@ -29,6 +29,35 @@ def _length(lengths, row, positions):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _taken_in(  # type: ignore[no-untyped-def]
+    q, k, v, counts, scale, sums, largest, total, group_block: tl.constexpr
+):
+    """Weighted values, the largest score and the sum of weights, with a block of positions more."""
+    if group_block == 1:
+        scores = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)[None, :]
+    else:
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    scores = tl.where(counts[None, :], scores * scale, float("-inf"))
+    new = tl.maximum(largest, tl.max(scores, axis=1))
+    # With nothing but -inf so far, -inf - -inf would be NaN.
+    base = tl.where(new == float("-inf"), 0.0, new)
+    weights = tl.exp(scores - base[:, None])
+    shrink = tl.exp(largest - base)
+    total = total * shrink + tl.sum(weights, axis=1)
+    sums *= shrink[:, None]
+    if group_block == 1:
+        sums += tl.sum(tl.trans(weights) * v.to(tl.float32), axis=0)[None, :]
+    else:
+        # A 16-bit weight would cost accuracy: its rounding error goes through as a second one.
+        high = weights.to(v.dtype)
+        sums = tl.dot(high, v, sums, input_precision="ieee")
+        if v.dtype != tl.float32:
+            low = (weights - high.to(tl.float32)).to(v.dtype)
+            sums = tl.dot(low, v, sums, input_precision="ieee")
+    return sums, new, total
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _attend_split(  # type: ignore[no-untyped-def]
     query,
     keys,
@@ -85,28 +114,7 @@ def _attend_split(  # type: ignore[no-untyped-def]
         at = at.to(tl.int64)
         k = tl.load(keys + at[:, None] * key_position + dims[None, :], mask=mask, other=0.0)
         v = tl.load(values + at[:, None] * value_position + dims[None, :], mask=mask, other=0.0)
-        if group_block == 1:
-            scores = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)[None, :]
-        else:
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-        scores = tl.where(counts[None, :], scores * scale, float("-inf"))
-        new = tl.maximum(largest, tl.max(scores, axis=1))
-        # With nothing but -inf so far, -inf - -inf would be NaN.
-        base = tl.where(new == float("-inf"), 0.0, new)
-        weights = tl.exp(scores - base[:, None])
-        shrink = tl.exp(largest - base)
-        total = total * shrink + tl.sum(weights, axis=1)
-        sums *= shrink[:, None]
-        if group_block == 1:
-            sums += tl.sum(tl.trans(weights) * v.to(tl.float32), axis=0)[None, :]
-        else:
-            # A 16-bit weight would cost accuracy: its rounding error goes through as a second one.
-            high = weights.to(v.dtype)
-            sums = tl.dot(high, v, sums, input_precision="ieee")
-            if v.dtype != tl.float32:
-                low = (weights - high.to(tl.float32)).to(v.dtype)
-                sums = tl.dot(low, v, sums, input_precision="ieee")
-        largest = new
+        sums, largest, total = _taken_in(q, k, v, counts, scale, sums, largest, total, group_block)
     out = (row * kv_heads * group + head) * splits + split
     tl.store(partial_largest + out, largest, mask=heads < group)
     tl.store(partial_totals + out, total, mask=heads < group)

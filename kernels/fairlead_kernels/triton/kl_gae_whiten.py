@@ -15,6 +15,20 @@ from fairlead_kernels.triton.whiten import whiten_by_parts
 __all__ = ["kl_gae_whiten"]
 
 
+@triton.jit
+def _joined(x, inside, count, mean, squares):  # type: ignore[no-untyped-def]
+    """The moments of rows of which a tile, float64 [rows, positions], has now been seen as well."""
+    n = tl.sum(inside.to(tl.float64), axis=1)
+    near = tl.sum(tl.where(inside, x, 0.0), axis=1) / tl.maximum(n, 1.0)
+    away = tl.where(inside, x - near[:, None], 0.0)
+    apart = near - mean
+    both = tl.maximum(count + n, 1.0)
+    more = tl.sum(away * away, axis=1) + apart * apart * (count * n / both)
+    # A tile without positions must not bring in 0 * inf.
+    mean = tl.where(n > 0.0, mean + apart * (n / both), mean)
+    return count + n, mean, squares + tl.where(n > 0.0, more, 0.0)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     logprobs,
@@ -42,7 +56,6 @@ def _kernel(  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64) * rows_block + tl.arange(0, rows_block)
     score = tl.load(scores + row, mask=row < rows, other=0.0)
     carry = tl.zeros([rows_block], tl.float32)
-    # The moments of what has been seen, and of a tile about a number near its mean.
     count = tl.zeros([rows_block], tl.float64)
     mean = tl.zeros([rows_block], tl.float64)
     squares = tl.zeros([rows_block], tl.float64)
@@ -76,19 +89,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         carry = tl.sum(tl.where((t == start)[None, :], result, 0.0), axis=1)
         tl.store(advantages + at, tl.where(inside, result, 0.0), mask=there)
         tl.store(returns + at, tl.where(inside, result + value, 0.0), mask=there)
-        n = tl.sum(inside.to(tl.float64), axis=1)
-        safe = tl.maximum(n, 1.0)
-        exact = result.to(tl.float64)
-        near = tl.sum(tl.where(inside, exact, 0.0), axis=1) / safe
-        away = tl.where(inside, exact - near[:, None], 0.0)
-        apart = near - mean
-        both = tl.maximum(count + n, 1.0)
-        # A tile without positions must not bring in 0 * inf.
-        mean = tl.where(n > 0.0, mean + apart * (n / both), mean)
-        squares += tl.where(
-            n > 0.0, tl.sum(away * away, axis=1) + apart * apart * (count * n / both), 0.0
-        )
-        count += n
+        count, mean, squares = _joined(result.to(tl.float64), inside, count, mean, squares)
     tl.store(parts + row * 3, count, mask=row < rows)
     tl.store(parts + row * 3 + 1, mean, mask=row < rows)
     tl.store(parts + row * 3 + 2, squares, mask=row < rows)

@@ -18,6 +18,41 @@ _WARPS = 8
 _FLOAT32 = torch.finfo(torch.float32)
 
 
+@triton.jit
+def _store_results(  # type: ignore[no-untyped-def]
+    row,
+    most,
+    total,
+    energy_total,
+    at_label,
+    inverse_temperature,
+    most_entropy,
+    logprobs,
+    entropy,
+    stats,
+):
+    """Of a row whose sums are complete."""
+    # No finite logit: a sum of 0. With +inf or NaN in the row the sum is NaN already.
+    total = tl.where(total > 0.0, total, float("nan"))
+    log_total = tl.log(total)
+    difference = at_label - most
+    excluded = (difference == float("-inf")) & (total == total)
+    energy = energy_total / total
+    logprob = difference * inverse_temperature - log_total
+    # Approximate logarithms of numbers just above 1 may come out below 0.
+    logprob = tl.where(logprob > 0.0, 0.0, logprob)
+    value = log_total + energy
+    value = tl.where(value > most_entropy, most_entropy, value)
+    value = tl.where(value < 0.0, 0.0, value)
+    tl.store(logprobs + row, tl.where(excluded, float("-inf"), logprob))
+    tl.store(entropy + row, value)
+    of_stats = stats + row * 4
+    tl.store(of_stats, most)
+    tl.store(of_stats + 1, total)
+    tl.store(of_stats + 2, energy)
+    tl.store(of_stats + 3, tl.where(excluded, 0.0, 1.0))
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward_kernel(  # type: ignore[no-untyped-def]
     logits,
@@ -78,25 +113,18 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     own = tl.load(source + label, mask=here, other=0.0).to(tl.float32)
     at_label = tl.where(here, own, at_label)
     if is_last:
-        # No finite logit: a sum of 0. With +inf or NaN in the row the sum is NaN already.
-        total = tl.where(total > 0.0, total, float("nan"))
-        log_total = tl.log(total)
-        difference = at_label - most
-        excluded = (difference == float("-inf")) & (total == total)
-        energy = energy_total / total
-        logprob = difference * inverse_temperature - log_total
-        # Approximate logarithms of numbers just above 1 may come out below 0.
-        logprob = tl.where(logprob > 0.0, 0.0, logprob)
-        value = log_total + energy
-        value = tl.where(value > largest_entropy, largest_entropy, value)
-        value = tl.where(value < 0.0, 0.0, value)
-        tl.store(logprobs + row, tl.where(excluded, float("-inf"), logprob))
-        tl.store(entropy + row, value)
-        of_stats = stats + row * 4
-        tl.store(of_stats, most)
-        tl.store(of_stats + 1, total)
-        tl.store(of_stats + 2, energy)
-        tl.store(of_stats + 3, tl.where(excluded, 0.0, 1.0))
+        _store_results(
+            row,
+            most,
+            total,
+            energy_total,
+            at_label,
+            inverse_temperature,
+            largest_entropy,
+            logprobs,
+            entropy,
+            stats,
+        )
     else:
         tl.store(of_row, most)
         tl.store(of_row + 1, total)

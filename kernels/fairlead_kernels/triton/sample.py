@@ -152,6 +152,56 @@ def _least_kept(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _chunk_sums(  # type: ignore[no-untyped-def]
+    row,
+    inside,
+    cols,
+    temperature,
+    least,
+    tile: tl.constexpr,
+    groups: tl.constexpr,
+    group_size: tl.constexpr,
+    width: tl.constexpr,
+):
+    """Each chunk's largest kept logit, its sums relative to that, and how many it keeps."""
+    largest = tl.full([tile, groups, group_size], float("-inf"), tl.float32)
+    weight = tl.zeros([tile, groups, group_size], tl.float64)
+    weighted_z = tl.zeros([tile, groups, group_size], tl.float64)
+    kept = tl.zeros([tile, groups, group_size], tl.int32)
+    within_group = tl.arange(0, group_size)[:, None] * width + tl.arange(0, width)[None, :]
+    for group in range(0, tl.cdiv(cols, group_size * width)):
+        at = group * (group_size * width) + within_group
+        within = inside[:, None, None] & (at < cols)[None, :, :]
+        x = tl.load(row[:, None, None] + at[None, :, :], within, float("-inf")).to(tl.float32)
+        most = tl.max(tl.where(x >= least[:, None, None], x, float("-inf")), axis=2)
+        most = tl.where(most > float("-inf"), most, 0.0)
+        z, w, is_kept = _weigh(x, most[:, :, None], temperature, least[:, None, None])
+        here = (tl.arange(0, groups) == group)[None, :, None]
+        count = tl.sum(is_kept.to(tl.int32), axis=2)
+        most = tl.where(count > 0, most, float("-inf"))
+        largest = tl.where(here, most[:, None, :], largest)
+        weight = tl.where(here, tl.sum(w.to(tl.float64), axis=2)[:, None, :], weight)
+        weighted_z = tl.where(here, tl.sum((w * z).to(tl.float64), axis=2)[:, None, :], weighted_z)
+        kept = tl.where(here, count[:, None, :], kept)
+    chunks: tl.constexpr = groups * group_size
+    return (
+        tl.reshape(largest, [tile, chunks]),
+        tl.reshape(weight, [tile, chunks]),
+        tl.reshape(weighted_z, [tile, chunks]),
+        tl.reshape(kept, [tile, chunks]),
+    )
+
+
+@triton.jit
+def _largest_entropy(kept):  # type: ignore[no-untyped-def]
+    """The largest float32 that is at most log(kept)."""
+    exact = tl.log(kept.to(tl.float64))
+    bound = exact.to(tl.float32)
+    next_lower = (bound.to(tl.int32, bitcast=True) - 1).to(tl.float32, bitcast=True)
+    return tl.where(bound.to(tl.float64) > exact, next_lower, bound)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _sample_kernel(  # type: ignore[no-untyped-def]
     logits,
     uniform,
@@ -195,32 +245,9 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
     else:
         least = tl.full([tile], _LEAST, tl.float32)
 
-    # Each chunk's largest kept logit, and its sums relative to that.
-    largest = tl.full([tile, groups, group_size], float("-inf"), tl.float32)
-    weight = tl.zeros([tile, groups, group_size], tl.float64)
-    weighted_z = tl.zeros([tile, groups, group_size], tl.float64)
-    kept = tl.zeros([tile, groups, group_size], tl.int32)
-    within_group = tl.arange(0, group_size)[:, None] * width + tl.arange(0, width)[None, :]
-    for group in range(0, tl.cdiv(cols, group_size * width)):
-        at = group * (group_size * width) + within_group
-        within = inside[:, None, None] & (at < cols)[None, :, :]
-        x = tl.load(row[:, None, None] + at[None, :, :], within, float("-inf")).to(tl.float32)
-        most = tl.max(tl.where(x >= least[:, None, None], x, float("-inf")), axis=2)
-        most = tl.where(most > float("-inf"), most, 0.0)
-        z, w, is_kept = _weigh(x, most[:, :, None], temperature, least[:, None, None])
-        here = (tl.arange(0, groups) == group)[None, :, None]
-        count = tl.sum(is_kept.to(tl.int32), axis=2)
-        most = tl.where(count > 0, most, float("-inf"))
-        largest = tl.where(here, most[:, None, :], largest)
-        weight = tl.where(here, tl.sum(w.to(tl.float64), axis=2)[:, None, :], weight)
-        weighted_z = tl.where(here, tl.sum((w * z).to(tl.float64), axis=2)[:, None, :], weighted_z)
-        kept = tl.where(here, count[:, None, :], kept)
-    chunks: tl.constexpr = groups * group_size
-    largest = tl.reshape(largest, [tile, chunks])
-    weight = tl.reshape(weight, [tile, chunks])
-    weighted_z = tl.reshape(weighted_z, [tile, chunks])
-    kept = tl.reshape(kept, [tile, chunks])
-
+    largest, weight, weighted_z, kept = _chunk_sums(
+        row, inside, cols, temperature, least, tile, groups, group_size, width
+    )
     # All relative to the row's largest. A chunk that has no weight in float32 has none here, so
     # that no draw can end in it.
     top = tl.max(largest, axis=1)
@@ -234,7 +261,7 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
     weight *= scale
     total = tl.sum(weight, axis=1)
 
-    chunk_order = tl.arange(0, chunks)
+    chunk_order = tl.arange(0, groups * group_size)
     target = total * 0.0 if greedy else total * tl.load(uniform + index, inside, 0.0)
     chunk = _first_above(weight, target, chunk_order)
     before = tl.sum(tl.where(chunk_order[None, :] < chunk[:, None], weight, 0.0), axis=1)
@@ -249,11 +276,7 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
     log_total = tl.log(total)
     logprob = (drawn_z.to(tl.float64) - log_total).to(tl.float32)
     entropy = (log_total - tl.sum(weighted_z, axis=1) / total).to(tl.float32)
-    most_entropy = tl.log(tl.sum(kept, axis=1).to(tl.float64))
-    bound = most_entropy.to(tl.float32)
-    next_lower = (bound.to(tl.int32, bitcast=True) - 1).to(tl.float32, bitcast=True)
-    bound = tl.where(bound.to(tl.float64) > most_entropy, next_lower, bound)
-    entropy = tl.minimum(entropy, bound)
+    entropy = tl.minimum(entropy, _largest_entropy(tl.sum(kept, axis=1)))
     if greedy:
         logprob = logprob * 0.0
         entropy = entropy * 0.0
