@@ -14,6 +14,10 @@ from fairlead.errors import ConfigError
 
 XFORMERS = "fairlead_xformers"
 
+CHANGES_SCORES = ("softcap", "position_bias", "s_aux")
+"""What some families pass to attention that a function of our own would lose: Gemma 2 caps its
+scores, T5 adds to them, gpt-oss has a sink."""
+
 
 def use_xformers(model: Any) -> None:
     """Have a model attend by xformers.
@@ -47,9 +51,7 @@ def xformers_attention(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' own functions do: from ``[B, H, S, D]`` to ``[B, S, H, D]``."""
-    # What changes the scores and would be lost: Gemma 2 caps them, T5 adds to them, gpt-oss has
-    # a sink.
-    for name in ("softcap", "position_bias", "s_aux"):
+    for name in CHANGES_SCORES:
         if more.get(name) is not None:
             raise ConfigError(
                 f"attention=xformers does not take this model's {name}. Use attention=auto."

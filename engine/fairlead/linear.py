@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 _POINTWISE: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
-_ROUND = 32
+ROUND = 32
 """A product of a size it has not met costs oneDNN some milliseconds: it takes round ones alone."""
 
 
@@ -58,7 +58,7 @@ def _takes(rows: Tensor, weight: Tensor) -> bool:
     if type(rows) is not Tensor or rows.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     both = rows.dtype == weight.dtype == torch.float32
-    return both and rows.numel() > 0 and rows.numel() // rows.shape[-1] % _ROUND == 0
+    return both and rows.numel() > 0 and rows.numel() // rows.shape[-1] % ROUND == 0
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

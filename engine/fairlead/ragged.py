@@ -15,9 +15,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from fairlead.attention import CHANGES_SCORES
+from fairlead.linear import ROUND
+
 RAGGED = "fairlead_ragged"
 
-_CHANGES_SCORES = ("softcap", "position_bias", "s_aux")
 _SEES_SO_FAR = ("sliding_window", "attention_chunk_size")
 
 
@@ -73,13 +75,9 @@ def ragged_hidden_states(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
     return hidden if run is counts else hidden[counts[run]]
 
 
-_ROUND = 32
-"""Products of a size met before need no kernel prepared for it."""
-
-
 def _rounded_up(counts: Tensor) -> Tensor:
     """Let some of the padding count, so that the number of tokens is a round one if it can be."""
-    more = -int(counts.sum()) % _ROUND
+    more = -int(counts.sum()) % ROUND
     if not more:
         return counts
     run = counts.clone().flatten()
@@ -118,7 +116,7 @@ def ragged_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )[0]
         return out, None
-    for name in _CHANGES_SCORES:
+    for name in CHANGES_SCORES:
         if more.get(name) is not None:
             raise NotImplementedError(f"rows of many sequences with this model's {name}")
     layout = attention_mask[0, 0]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from fairlead.attention import CHANGES_SCORES
 from fairlead.errors import ConfigError
 from fairlead.generation import HF
 from fairlead_kernels import decode_attention
@@ -24,9 +25,6 @@ NAME = "fairlead_native"
 
 _LENGTHS: ContextVar[Tensor | None] = ContextVar("lengths", default=None)
 _POSITIONS: ContextVar[int] = ContextVar("positions", default=0)
-
-_CHANGES_SCORES = ("softcap", "position_bias", "s_aux")
-"""What some families pass to attention that `attend` would lose: caps, biases, sinks."""
 
 
 @contextmanager
@@ -80,7 +78,7 @@ def attend(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' own functions do: from ``[B, H, S, D]`` to ``[B, S, H, D]``."""
-    for name in _CHANGES_SCORES:
+    for name in CHANGES_SCORES:
         if more.get(name) is not None:
             raise ConfigError(
                 f"the native rollout backend does not take this model's {name}. Use {HF}."
