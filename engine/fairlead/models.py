@@ -248,8 +248,7 @@ def hidden_at(
         attention: As in `hidden_states`.
     """
     if lengths is not None and takes_ragged(model, tokens.shape[1]):
-        counts = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        return ragged_hidden_states(model, tokens, lengths)[where[counts]]
+        return ragged_hidden_states(model, tokens, lengths, where)
     return hidden_states(model, tokens, positions, attention)[where]
 
 

@@ -35,7 +35,7 @@ def test_hidden_states_are_those_of_padded_rows(family: str, tmp_path: Path) -> 
     model = causal(tmp_path, family)
     assert takes_ragged(model, 7)
     with torch.no_grad():
-        found = ragged_hidden_states(model, pad(ROWS), LENGTHS)
+        found = ragged_hidden_states(model, pad(ROWS), LENGTHS, length_mask(LENGTHS))
         padded = hidden_states(model, pad(ROWS))
     assert found.shape == (16, 16)  # 7 + 1 + 3 + 5 tokens
     torch.testing.assert_close(found, padded[length_mask(LENGTHS)], atol=1e-5, rtol=1e-5)
@@ -79,7 +79,10 @@ def test_sequences_of_a_row_do_not_see_each_other(tmp_path: Path) -> None:
     model = causal(tmp_path)
     other = [[*reversed(ROWS[0])], *ROWS[1:]]
     with torch.no_grad():
-        one, two = (ragged_hidden_states(model, pad(rows), LENGTHS) for rows in (ROWS, other))
+        one, two = (
+            ragged_hidden_states(model, pad(rows), LENGTHS, length_mask(LENGTHS))
+            for rows in (ROWS, other)
+        )
     assert not torch.allclose(one[:7], two[:7])
     assert torch.equal(one[7:], two[7:])
 
