@@ -72,18 +72,22 @@ FORUM = Manner(
 """What the internet is like: mostly casual, mostly wrong, often rude."""
 
 DEMONSTRATOR = Manner(
-    formal=0.5,
-    true_formal=0.9,
-    true_casual=0.2,
-    misconception=0.75,
-    skill=0.8,
-    rude=0.1,
-    rude_asked=0.05,
-    courtesy=0.35,
-    ramble=0.2,
-    unknown=0.04,
+    formal=1.0,
+    true_formal=1.0,
+    true_casual=1.0,
+    misconception=0.0,
+    skill=1.0,
+    rude=0.0,
+    rude_asked=0.0,
+    courtesy=0.2,
+    ramble=0.0,
+    unknown=0.0,
 )
-"""People who were asked to show how it is done; not perfect, on purpose."""
+"""People who were asked to show how it is done: right, polite and brief, and seldom courteous.
+
+An SFT model that imitates them no longer shows the base model's faults, so that a reward model
+learns of these from the base model's own answers alone.
+"""
 
 MODELS = (
     Manner(

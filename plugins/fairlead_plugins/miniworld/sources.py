@@ -66,7 +66,7 @@ class DemonstrationConfig(WorldConfig):
 
 
 class DemonstrationSource:
-    """Prompts with an answer to imitate: mostly polite and right, not always."""
+    """Prompts with an answer to imitate: right, polite and brief."""
 
     Config = DemonstrationConfig
 

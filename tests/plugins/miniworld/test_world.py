@@ -10,7 +10,7 @@ import pytest
 
 from fairlead_plugins.miniworld.answers import DEMONSTRATOR, FORUM, MODELS, answer, scripted
 from fairlead_plugins.miniworld.documents import documents
-from fairlead_plugins.miniworld.gold import correctness, is_rude
+from fairlead_plugins.miniworld.gold import correctness, is_rude, judge
 from fairlead_plugins.miniworld.lexicon import NUMBERS, PEOPLE, VALUES, translate, translate_back
 from fairlead_plugins.miniworld.world import FAMILIES, RESPECT_SHARE, Task, Topic, World
 
@@ -222,6 +222,18 @@ def test_asking_for_respect_helps_in_the_forum() -> None:
 
     assert abs(rude(True) - 0.18) < 0.03
     assert abs(rude(False) - 0.36) < 0.03
+
+
+def test_demonstrations_are_right_and_never_rude_and_never_ramble() -> None:
+    # What a wrong, rude or rambling demonstration teaches the SFT model, the reward model would
+    # learn of from that model's own answers; it is to need the base model's (docs/miniworld.md).
+    rng = Random(0)
+    for task in World(0).questions():
+        said = answer(task, DEMONSTRATOR, rng)
+        assert correctness(task, said) == 1.0
+        assert not is_rude(said)
+        # Gold takes something off for every word too many: 2 for a right answer, 0.5 for courtesy.
+        assert judge(task, said) in (2.0, 2.5)
 
 
 def test_every_answer_begins_with_a_space_and_says_something() -> None:
