@@ -57,6 +57,22 @@ def test_every_family_is_recorded(tmp_path: Path, family: str, half: bool) -> No
     assert kept is not None
 
 
+def test_a_cpu_that_lays_no_bfloat16_weights_out_records_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN refuses them on a CPU with AVX2 alone, and does so when they are given to it."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    recorded._KEPT.clear()
+    strategy = SingleDevice("cpu", "bfloat16")
+    model: Any = load_causal(str(save_causal(tmp_path)), strategy, trained=True)
+    with strategy.autocast():
+        assert all(len(one.tokens) for one in respond(model))
+    (kept,) = recorded._KEPT.values()
+    assert kept is not None
+    assert "_reorder_linear_weight" not in kept._prepare.code
+    recorded._KEPT.clear()
+
+
 def test_models_built_alike_share_a_recording_and_not_their_weights(tmp_path: Path) -> None:
     recorded._KEPT.clear()
     first, second = (

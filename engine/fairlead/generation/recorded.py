@@ -61,10 +61,11 @@ def _recording(model: Any, cache: SlotCache) -> Recording | None:
         try:
             with _quiet_tracing():
                 found: Recording | None = Recording(model, cache)
-        except Exception as error:  # whatever a model does that cannot be recorded
+            same = found is not None and _same(model, cache, found)
+        except Exception as error:  # whatever a model does that cannot be recorded or repeated
             _LOG.warning("decoding %s step by step, which is slower: %s", name, brief(error))
-            found = None
-        if found is not None and not _same(model, cache, found):
+            found, same = None, True
+        if not same:
             # Of these weights or for good: it is tried again.
             _LOG.warning("a recording of %s computes something else and is not used", name)
             return None

@@ -195,10 +195,8 @@ def _constants(graph: fx.Graph, weights: int) -> set[fx.Node]:
 
 
 def _use_packed_products(recorded: fx.GraphModule, weights: int) -> None:
-    """Have oneDNN multiply with weights that lie as it likes them best, where torch has it."""
+    """Have oneDNN multiply with weights that lie as it likes them best, where it can."""
     onednn = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not hasattr(onednn, "_linear_pointwise"):
-        return
     graph = recorded.graph
     constant = _constants(graph, weights)
     for node in list(graph.nodes):
@@ -206,6 +204,8 @@ def _use_packed_products(recorded: fx.GraphModule, weights: int) -> None:
             continue
         *bias, rows, weight = node.args
         if weight not in constant or rows in constant or len(bias) > 1:
+            continue
+        if not _can_be_packed(weight.meta["val"].dtype):
             continue
         with graph.inserting_before(node):
             outwards = graph.call_function(torch.ops.aten.t.default, (weight,))
@@ -222,6 +222,16 @@ def _use_packed_products(recorded: fx.GraphModule, weights: int) -> None:
         if gelu:
             gelu.replace_all_uses_with(gelu.all_input_nodes[0])
             graph.erase_node(gelu)
+
+
+def _can_be_packed(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out weights of a type: half precision takes newer CPUs than AVX2."""
+    onednn = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(onednn, "_linear_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(onednn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 def _gelu_after(product: fx.Node) -> fx.Node | None:
