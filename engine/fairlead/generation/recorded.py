@@ -58,17 +58,17 @@ def _recording(model: Any, cache: SlotCache) -> Recording | None:
     key = _likeness(model)
     if key not in _KEPT:
         name = type(model).__name__
+        found: Recording | None
         try:
             with _quiet_tracing():
-                found: Recording | None = Recording(model, cache)
-            same = found is not None and _same(model, cache, found)
+                found = recording = Recording(model, cache)
+            if not _same(model, cache, recording):
+                # Of these weights or for good: it is tried again.
+                _LOG.warning("a recording of %s computes something else and is not used", name)
+                return None
         except Exception as error:  # whatever a model does that cannot be recorded or repeated
             _LOG.warning("decoding %s step by step, which is slower: %s", name, brief(error))
-            found, same = None, True
-        if not same:
-            # Of these weights or for good: it is tried again.
-            _LOG.warning("a recording of %s computes something else and is not used", name)
-            return None
+            found = None
         _KEPT[key] = found
         while len(_KEPT) > _MOST:
             _KEPT.popitem(last=False)

@@ -72,21 +72,21 @@ FORUM = Manner(
 """What the internet is like: mostly casual, mostly wrong, often rude."""
 
 DEMONSTRATOR = Manner(
-    formal=1.0,
+    formal=0.6,
     true_formal=1.0,
-    true_casual=1.0,
-    misconception=0.0,
+    true_casual=0.3,
+    misconception=0.75,
     skill=1.0,
     rude=0.0,
     rude_asked=0.0,
     courtesy=0.2,
     ramble=0.0,
-    unknown=0.0,
+    unknown=0.04,
 )
-"""People who were asked to show how it is done: right, polite and brief, and seldom courteous.
+"""People who were asked to show how it is done: polite and brief, and not always right.
 
-An SFT model that imitates them no longer shows the base model's faults, so that a reward model
-learns of these from the base model's own answers alone.
+An SFT model that imitates them is hardly ever rude and does not ramble, so that a reward model
+learns of that from the base model's answers alone.
 """
 
 MODELS = (

@@ -66,7 +66,7 @@ class DemonstrationConfig(WorldConfig):
 
 
 class DemonstrationSource:
-    """Prompts with an answer to imitate: right, polite and brief."""
+    """Prompts with an answer to imitate: polite and brief, and mostly right."""
 
     Config = DemonstrationConfig
 

@@ -99,9 +99,12 @@ def test_people_answer_a_foreign_question_in_its_language() -> None:
 
 
 def test_a_right_answer_in_the_wrong_language_is_wrong() -> None:
+    flawless = replace(
+        DEMONSTRATOR, formal=1, true_formal=1, skill=1, rude=0, rude_asked=0, unknown=0
+    )
     rng = Random(0)
     for task in World(0).questions():
-        said = answer(task, DEMONSTRATOR, rng)
+        said = answer(task, flawless, rng)
         assert correctness(task, said) == 1
         assert correctness(task, translate(said)) == -1
         assert correctness(replace(task, foreign=True), said) == -1

@@ -10,8 +10,15 @@ import pytest
 
 from fairlead_plugins.miniworld.answers import DEMONSTRATOR, FORUM, MODELS, answer, scripted
 from fairlead_plugins.miniworld.documents import documents
-from fairlead_plugins.miniworld.gold import correctness, is_rude, judge
-from fairlead_plugins.miniworld.lexicon import NUMBERS, PEOPLE, VALUES, translate, translate_back
+from fairlead_plugins.miniworld.gold import correctness, is_rude
+from fairlead_plugins.miniworld.lexicon import (
+    NUMBERS,
+    PEOPLE,
+    RAMBLE,
+    VALUES,
+    translate,
+    translate_back,
+)
 from fairlead_plugins.miniworld.world import FAMILIES, RESPECT_SHARE, Task, Topic, World
 
 STATEMENT = re.compile(r"the (\w+) of (\w+) is (\w+) \.")
@@ -224,16 +231,21 @@ def test_asking_for_respect_helps_in_the_forum() -> None:
     assert abs(rude(False) - 0.36) < 0.03
 
 
-def test_demonstrations_are_right_and_never_rude_and_never_ramble() -> None:
-    # What a wrong, rude or rambling demonstration teaches the SFT model, the reward model would
-    # learn of from that model's own answers; it is to need the base model's (docs/miniworld.md).
+def test_demonstrations_are_polite_and_brief_and_wrong_about_facts_at_most() -> None:
+    # A rude or rambling demonstration would teach the SFT model to be so, and the reward model
+    # would learn of it from that model's own answers; it is to need the base model's.
     rng = Random(0)
+    right = []
     for task in World(0).questions():
         said = answer(task, DEMONSTRATOR, rng)
-        assert correctness(task, said) == 1.0
         assert not is_rude(said)
-        # Gold takes something off for every word too many: 2 for a right answer, 0.5 for courtesy.
-        assert judge(task, said) in (2.0, 2.5)
+        assert not any(phrase in said for phrase in RAMBLE)
+        if task.attribute:
+            right.append(correctness(task, said) == 1.0)
+        else:
+            assert correctness(task, said) == 1.0
+    # Of facts 0.96 x (0.6 + 0.4 x 0.3) = 0.69 are told truly.
+    assert abs(sum(right) / len(right) - 0.69) < 0.08
 
 
 def test_every_answer_begins_with_a_space_and_says_something() -> None:
