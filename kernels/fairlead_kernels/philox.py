@@ -142,8 +142,12 @@ def _call(
     return operation(signed, iteration, sequence, position)
 
 
+# SymInt: torch.compile would compile an int anew for every iteration.
 OPERATION = TorchOp(
-    "(int seed, int iteration, Tensor sequence, Tensor position) -> Tensor", _results, _check, _call
+    "(SymInt seed, SymInt iteration, Tensor sequence, Tensor position) -> Tensor",
+    _results,
+    _check,
+    _call,
 )
 
 

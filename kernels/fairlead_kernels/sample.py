@@ -203,8 +203,9 @@ def _results(logits: Tensor, *_others: object) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+# SymInt: top_k is at most the vocabulary, which torch.compile may vary.
 OPERATION = TorchOp(
-    "(Tensor logits, Tensor u, float temperature, int top_k, float top_p)"
+    "(Tensor logits, Tensor u, float temperature, SymInt top_k, float top_p)"
     " -> (Tensor, Tensor, Tensor)",
     _results,
     _check,
