@@ -3,6 +3,9 @@
 The plain torch implementation, `reference`, is the specification. `impl="auto"` takes the fastest
 one that runs here on the given inputs; `list_implementations` says which that is and why. Shapes
 are written `[B, T]`: B sequences, T response positions.
+
+Every function compiles with `torch.compile(fullgraph=True)`. Values of a tensor that it does
+not take, such as a mask that is no prefix, are then no error: see docs/kernels.md.
 """
 
 from fairlead_kernels.decode_attention import decode_attention

@@ -7,7 +7,7 @@ by name runs or raises `KernelError`; nothing ever falls back in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,8 @@ class KernelError(RuntimeError):
         refusals: By name, why each implementation that was asked for cannot run.
     """
 
-    def __init__(self, message: str, refusals: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.refusals = refusals or {}
+    # Set where there are some. torch.compile shows the message of an error without an __init__.
+    refusals: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -190,11 +189,12 @@ class KernelRegistry:
             why = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         else:
             why = f"there is no such implementation (registered: {', '.join(known)})"
-        raise KernelError(
+        error = KernelError(
             f"'{op}' was asked for with impl='{impl}', which cannot run: {why}. "
-            f"Available for these inputs: {', '.join(can) or 'none'}.",
-            refusals,
+            f"Available for these inputs: {', '.join(can) or 'none'}."
         )
+        error.refusals = refusals
+        raise error
 
     def call(self, op: str, impl: str, *args: Any, **kwargs: Any) -> Any:
         """Selects an implementation and runs it; raises what `select` raises."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error
+from fairlead_kernels._checks import shape_error, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
@@ -94,14 +94,18 @@ def philox_uniform(
         or position.device != sequence.device
     ):
         raise shape_error("philox_uniform", f"position must be int64 [{len(sequence)}]", position)
-    if sequence.device.type == "cpu" and bool(
-        ((sequence < 0) | (position < 0) | (position > _MASK)).any()
-    ):
-        raise ValueError("philox_uniform: sequence must be >= 0 and position in [0, 2^32)")
+    _check_in_range(sequence, position)
     result: Tensor = registry.call(
         "philox_uniform", impl, seed, iteration, sequence.contiguous(), position.contiguous()
     )
     return result
+
+
+def _check_in_range(sequence: Tensor, position: Tensor) -> None:
+    if sequence.device.type != "cpu" or not values_can_be_read():
+        return
+    if bool(((sequence < 0) | (position < 0) | (position > _MASK)).any()):
+        raise ValueError("philox_uniform: sequence must be >= 0 and position in [0, 2^32)")
 
 
 def _reference(seed: int, iteration: int, sequence: Tensor, position: Tensor) -> Tensor:
@@ -138,8 +142,12 @@ def _call(
     return operation(signed, iteration, sequence, position)
 
 
+# SymInt: torch.compile would compile an int anew for every iteration.
 OPERATION = TorchOp(
-    "(int seed, int iteration, Tensor sequence, Tensor position) -> Tensor", _results, _check, _call
+    "(SymInt seed, SymInt iteration, Tensor sequence, Tensor position) -> Tensor",
+    _results,
+    _check,
+    _call,
 )
 
 

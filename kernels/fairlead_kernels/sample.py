@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error, temperature_at_least
+from fairlead_kernels._checks import shape_error, temperature_at_least, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import log_probabilities
@@ -77,8 +77,7 @@ def sample(
         raise shape_error("sample", "logits must be floating [B, V] with V > 0", logits)
     if u.shape != logits.shape[:1] or u.dtype != torch.float64 or u.device != logits.device:
         raise shape_error("sample", f"u must be float64 [{logits.shape[0]}]", u)
-    if u.device.type == "cpu" and not bool(((u >= 0) & (u < 1)).all()):
-        raise ValueError("sample: u must be in [0, 1)")
+    _check_u(u)
     temperature_at_least("sample", temperature, zero_allowed=True)
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
         raise ValueError(f"sample: top_k must be an integer of at least 0 (0: all), got {top_k}")
@@ -91,6 +90,14 @@ def sample(
             "sample", impl, logits, u.contiguous(), temperature, min(top_k, logits.shape[1]), top_p
         )
     return token, logprob, entropy
+
+
+def _check_u(u: Tensor) -> None:
+    # On a GPU looking would mean to wait for it.
+    if u.device.type != "cpu" or not values_can_be_read():
+        return
+    if not bool(((u >= 0) & (u < 1)).all()):
+        raise ValueError("sample: u must be in [0, 1)")
 
 
 def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,8 +203,9 @@ def _results(logits: Tensor, *_others: object) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+# SymInt: top_k is at most the vocabulary, which torch.compile may vary.
 OPERATION = TorchOp(
-    "(Tensor logits, Tensor u, float temperature, int top_k, float top_p)"
+    "(Tensor logits, Tensor u, float temperature, SymInt top_k, float top_p)"
     " -> (Tensor, Tensor, Tensor)",
     _results,
     _check,

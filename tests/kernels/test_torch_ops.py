@@ -135,27 +135,6 @@ def test_torch_compile_goes_through_the_gradient_as_well(op):
     assert bool(gradients[0].any())
 
 
-# Those whose public function looks at values first, as gae does at its mask, break a graph there.
-@pytest.mark.parametrize(
-    "public",
-    [
-        lambda x, mask: kernels.whiten(x, mask, impl="triton"),
-        lambda x, mask: kernels.kl_rewards(x, x * 2, x[:, 0], mask, 0.1, impl="triton"),
-        lambda x, mask: kernels.ppo_policy_loss(x, x * 2, x, mask, impl="triton"),
-        lambda x, mask: kernels.token_logprobs(x, mask.sum(1), impl="triton"),
-        lambda x, mask: kernels.decode_attention(
-            *(x.view(3, 1, 5), x.view(3, 1, 1, 5), x.view(3, 1, 1, 5)),
-            *(mask[:, 0].long(), 0.5, "triton"),
-        ),
-    ],
-)
-def test_torch_compile_goes_through_public_functions(public):
-    x, mask = normal(3, 5).to(DEVICE), mask_of(3, 5).to(DEVICE)
-    compiled = torch.compile(public, backend="eager", fullgraph=True)
-    for ours, expected in zip(tensors(compiled(x, mask)), tensors(public(x, mask)), strict=True):
-        assert torch.equal(ours, expected)
-
-
 def test_a_graph_needs_no_call_before_it():
     """The kernel's module is imported when the graph runs, not when it is traced."""
     fresh = WHITEN.define("fresh_whiten", launcher("whiten:whiten"))

@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 _MODULE = "fairlead_kernels._native"
-# setup.py leaves the reason here when it could not build the module.
-_REPORT = Path(__file__).parents[1] / "_native_build.txt"
 _PRIORITY = 100
 
 
@@ -62,8 +60,18 @@ def _import() -> tuple[ModuleType | None, str]:
         return None, str(error)
 
 
-# Not at the first call: torch.compile cannot trace an import.
+def _read_report() -> str:
+    # setup.py leaves the reason here when it could not build the module.
+    report = Path(__file__).parents[1] / "_native_build.txt"
+    try:
+        return report.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+# Not at the first call: torch.compile can trace neither an import nor the reading of a file.
 _LOADED = _import()
+_REPORT = _read_report()
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -76,46 +84,50 @@ def loaded() -> ModuleType | None:
     return _load()[0]
 
 
-def _build_report() -> str:
-    try:
-        return _REPORT.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
+def _why_missing(error: str) -> str:
+    """Why there is no module, and what to do."""
+    why = _REPORT or f"{_MODULE} cannot be imported: {error}."
+    advice = (
+        "Install Fairlead again (pip install -e . in a checkout) where a C++ compiler is; "
+        "FAIRLEAD_NATIVE=require shows the whole error."
+    )
+    return f"{why} {advice}"
+
+
+def _why_no_cuda() -> str:
+    """Why a module that is there has no CUDA part."""
+    return _REPORT or (
+        "The CUDA part was not built: nvcc was not found, or FAIRLEAD_CUDA=0 was set."
+    )
 
 
 def native_status() -> NativeStatus:
     """Whether the native module is here, with which parts, or why not and what to do."""
     module, error = _load()
-    report = _build_report()
     if module is None:
-        why = report or f"{_MODULE} cannot be imported: {error}."
-        advice = (
-            "Install Fairlead again (pip install -e . in a checkout) where a C++ compiler is; "
-            "FAIRLEAD_NATIVE=require shows the whole error."
-        )
-        return NativeStatus(available=False, reason=f"{why} {advice}")
+        return NativeStatus(available=False, reason=_why_missing(error))
     has_cuda = hasattr(module, "gae_cuda")
-    missing = "The CUDA part was not built: nvcc was not found, or FAIRLEAD_CUDA=0 was set."
     return NativeStatus(
         available=True,
         parts=("cpu", "cuda") if has_cuda else ("cpu",),
         compiler=module.compiler,
         instruction_set=module.cpu_instruction_set(),
         cuda_architectures=module.cuda_architectures,
-        reason="" if has_cuda else report or missing,
+        reason="" if has_cuda else _why_no_cuda(),
     )
 
 
 def _cpu_available() -> str | None:
-    module, _ = _load()
-    return None if module is not None else f"no native module: {native_status().reason}"
+    module, error = _load()
+    return None if module is not None else f"no native module: {_why_missing(error)}"
 
 
 def _cuda_available() -> str | None:
-    module, _ = _load()
-    # native_status() reads a file: too slow for every call, and torch.compile cannot trace it.
+    module, error = _load()
+    # Not by native_status(): torch.compile cannot trace what that asks the module.
     if not hasattr(module, "gae_cuda"):
-        return f"no native CUDA kernels: {native_status().reason}"
+        why = _why_missing(error) if module is None else _why_no_cuda()
+        return f"no native CUDA kernels: {why}"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
