@@ -178,6 +178,8 @@ class RunConfig(Config):
             reward models are held in bfloat16.
         attention: Of the models' forward passes; ``auto`` is transformers' choice for each.
             ``xformers`` needs the extra of that name and a GPU.
+        gradient_checkpointing: Trained models keep each layer's input alone and compute the
+            rest again in the backward pass: less memory for activations, and more time.
         threads: CPU threads torch may use; None leaves torch's own choice.
         heldout: Share of every data source kept out of all training, by user where known,
             else by prompt; one rule for all stages, so that no stage has seen what another
@@ -195,6 +197,7 @@ class RunConfig(Config):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xformers"] = "auto"
+    gradient_checkpointing: bool = False
     threads: int | None = Field(default=None, ge=1)
     heldout: float = Field(default=0.05, ge=0.0, lt=1.0)
     data: dict[str, Any] = {}

@@ -149,7 +149,9 @@ def _chosen(config: RunConfig, only: Sequence[str] | None) -> list[str]:
 def _strategy(config: RunConfig) -> SingleDevice:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    return SingleDevice(config.device, config.precision, config.attention)
+    return SingleDevice(
+        config.device, config.precision, config.attention, config.gradient_checkpointing
+    )
 
 
 def _check_directory(config: RunConfig, root: Path, names: Sequence[str], resume: bool) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from fairlead.attention import use_xformers
 from fairlead.errors import ConfigError
+from fairlead.recompute import use_recomputation
 from fairlead_kernels import xformers_missing
 
 WHERE_GIVEN = "device=NAME to a training command, --device NAME to others"
@@ -47,13 +48,18 @@ class SingleDevice:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``float32`` or ``bfloat16`` (see `fairlead.config.RunConfig`).
         attention: ``auto``, the model's own choice, or ``xformers``.
+        gradient_checkpointing: Trained models compute activations again in the backward pass.
 
     Raises:
         ConfigError: When there is no such device, or xformers is asked for, which needs a GPU.
     """
 
     def __init__(
-        self, device: str = "auto", precision: str = "float32", attention: str = "auto"
+        self,
+        device: str = "auto",
+        precision: str = "float32",
+        attention: str = "auto",
+        gradient_checkpointing: bool = False,
     ) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ConfigError(
@@ -68,6 +74,7 @@ class SingleDevice:
         chosen = ("cuda" if available else "cpu") if device == "auto" else device
         self.device = torch.device(chosen)
         self.half = precision == "bfloat16"
+        self.gradient_checkpointing = gradient_checkpointing
         self.xformers = attention == "xformers"
         if self.xformers:
             missing = xformers_missing()
@@ -83,6 +90,8 @@ class SingleDevice:
         """Trained models keep float32 weights; frozen ones are held in the run's precision."""
         if self.xformers:
             use_xformers(model)
+        if trained and self.gradient_checkpointing:
+            use_recomputation(model)
         if not trained:
             model.requires_grad_(False).eval()
             if self.half:
