@@ -10,12 +10,8 @@ from fairlead.components import Algorithm
 from fairlead.config import Config, Spec, model_references
 from fairlead.encode import Encoder
 from fairlead.errors import ConfigError, DataError
-from fairlead.models import (
-    context_length,
-    load_causal,
-    memory_estimate,
-    parameter_count,
-)
+from fairlead.memory import memory_estimate
+from fairlead.models import context_length, load_causal, parameter_count
 from fairlead.optim import Updater, WeightAverage
 from fairlead.records import Prompt
 from fairlead.respond import prompt_room
@@ -194,5 +190,6 @@ def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
             models,
             (int(tokens * share), len(tokenizer)),
             context.config.precision,
+            context.strategy.device.type,
         ),
     )

@@ -12,13 +12,8 @@ from fairlead.data import DataFeed, cut_blocks
 from fairlead.encode import Encoder
 from fairlead.errors import ConfigError
 from fairlead.measure import Measure
-from fairlead.models import (
-    context_length,
-    load_causal,
-    memory_estimate,
-    parameter_count,
-    save_model,
-)
+from fairlead.memory import memory_estimate
+from fairlead.models import context_length, load_causal, parameter_count, save_model
 from fairlead.optim import Updater
 from fairlead.records import Text
 from fairlead.scratch import Scratch, make_causal, scratch_config
@@ -106,7 +101,10 @@ class PretrainStage:
             },
             sample=[(tokenizer.decode(blocks[0].tolist()), True)],
             memory_gib=memory_estimate(
-                [("model", count, "trained")], (tokens, len(tokenizer)), context.config.precision
+                [("model", count, "trained")],
+                (tokens, len(tokenizer)),
+                context.config.precision,
+                context.strategy.device.type,
             ),
         )
 

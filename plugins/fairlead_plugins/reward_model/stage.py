@@ -15,8 +15,9 @@ from fairlead.data import DataFeed, microbatches, pad
 from fairlead.encode import EncodedRanking, Encoder
 from fairlead.errors import DataError
 from fairlead.measure import Measure
+from fairlead.memory import memory_estimate
 from fairlead.metrics import Sums
-from fairlead.models import context_length, memory_estimate, parameter_count
+from fairlead.models import context_length, parameter_count
 from fairlead.optim import Updater, check_finite
 from fairlead.records import Comparison, Demonstration
 from fairlead.scalar import ScalarModel, scalar_from_causal
@@ -121,7 +122,7 @@ class RewardModelStage:
                 (tokenizer.decode(list(first[:-1])), False),
                 (tokenizer.decode([first[-1]]), True),
             ],
-            memory_gib=memory_estimate([("model", count, "trained")], (0, 0), "float32"),
+            memory_gib=memory_estimate([("model", count, "trained")], (0, 0), "float32", "cpu"),
         )
 
     def _tokenizer(self, context: StageContext) -> Any:

@@ -14,14 +14,9 @@ from fairlead.data import DataFeed
 from fairlead.encode import Encoded, Encoder
 from fairlead.errors import ConfigError, DataError
 from fairlead.measure import Measure
+from fairlead.memory import memory_estimate
 from fairlead.metrics import Sums
-from fairlead.models import (
-    context_length,
-    load_causal,
-    memory_estimate,
-    parameter_count,
-    save_model,
-)
+from fairlead.models import context_length, load_causal, parameter_count, save_model
 from fairlead.optim import Updater
 from fairlead.records import Demonstration
 from fairlead.session import Session
@@ -123,6 +118,7 @@ class SftStage:
                 [("model", parameter_count(config, context.config.trust_remote_code), "trained")],
                 (min(targets, cfg.token_budget), len(tokenizer)),
                 context.config.precision,
+                context.strategy.device.type,
             ),
         )
 
