@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _CLEAR_PEAK = "5"
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Phases:
@@ -41,6 +45,13 @@ class Phases:
         peak = _peak(self.device)
         if peak is not None:
             self.peak_bytes[name] = max(peak, self.peak_bytes.get(name, 0))
+
+    def run(
+        self, name: str, call: Callable[Given, Result], *args: Given.args, **more: Given.kwargs
+    ) -> Result:
+        """Measure a call, and return what it returns."""
+        with self(name):
+            return call(*args, **more)
 
     def metrics(self) -> dict[str, float]:
         """Return ``time/NAME`` in seconds and ``memory/NAME`` in GiB."""

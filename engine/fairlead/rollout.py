@@ -226,71 +226,36 @@ def collect(
         full_kl: Also form the full-vocabulary KL to the reference.
         phases: Told what takes how long.
     """
-    device = actors.strategy.device
-    phase = phases or Phases(device)
+    phases = phases or Phases(actors.strategy.device)
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
-
     # 1. Generate.
-    with phase("generate"):
-        generated = _generate(actors, [ids for _, ids in repeated], settings, seed, iteration)
-    answers = [g.tokens.tolist() for g in generated]
-    tokens, prompt_lengths, response_lengths = _lay_out(repeated, answers, device)
-    mask = length_mask(response_lengths)
-    scorer = Scorer(
-        tokens,
-        prompt_lengths,
-        response_lengths,
-        mask,
-        settings.temperature,
-        settings.token_budget,
-        actors.strategy,
-    )
-
-    # 2. Log-probs of the policy, by the forward pass it is trained with.
-    sampled = _aligned([g.logprobs for g in generated], mask)
-    with phase("logprobs"):
-        if settings.reuse_rollout_logprobs:
-            logprobs, entropy = sampled, _aligned([_entropy(g) for g in generated], mask)
-        else:
-            logprobs, entropy = scorer.logprobs(actors.policy)
+    ids = [prompt for _, prompt in repeated]
+    generated = phases.run("generate", _generate, actors, ids, settings, seed, iteration)
+    drawn = _drawn(actors, repeated, generated, policy_version, samples_per_prompt)
+    scorer = _scorer(drawn, settings, actors.strategy)
+    # 2. Log-probs of the policy, by the forward pass it is trained with, or as they were drawn.
+    logprobs, entropy = drawn.logprobs, drawn.entropy
+    if not settings.reuse_rollout_logprobs:
+        logprobs, entropy = phases.run("logprobs", scorer.logprobs, actors.policy)
     # 3. Log-probs of the reference, at the same temperature.
-    ref_logprobs = values = torch.zeros_like(logprobs)
+    ref_logprobs, kl_full, values = drawn.ref_logprobs, None, drawn.values
     if actors.reference:
-        with phase("reference"):
-            ref_logprobs = scorer.logprobs(actors.reference)[0]
-    kl_full = None
+        ref_logprobs, _ = phases.run("reference", scorer.logprobs, actors.reference)
     if full_kl:
-        with phase("kl_full"):
-            kl_full = scorer.kl_full(actors.policy, actors.reference)
+        kl_full = phases.run("kl_full", scorer.kl_full, actors.policy, actors.reference)
     # 4. Values of the state before each response token.
     if actors.value:
-        with phase("values"):
-            values = scorer.values(actors.value)
+        values = phases.run("values", scorer.values, actors.value)
     # 5. Scores of the sampled ids.
-    texts = actors.tokenizer.batch_decode(answers, skip_special_tokens=True)
-    records = [record for record, _ in repeated]
-    batch = RewardBatch(tokens, prompt_lengths, response_lengths, records, texts)
-    with phase("reward"):
-        scored = score(actors.reward, batch)
-    ended = torch.tensor([g.finish == "stop" for g in generated], device=device)
-    return Rollout(
-        tokens=tokens,
-        prompt_lengths=prompt_lengths,
-        response_lengths=response_lengths,
-        response_mask=mask,
+    scored = phases.run("reward", score, actors.reward, _to_score(drawn))
+    return drawn.replace(
         logprobs=logprobs,
         entropy=entropy,
-        sampler_logprobs=sampled,
         ref_logprobs=ref_logprobs,
-        values=values,
-        scores=truncation_rule(scored.total.to(device), ended, settings),
-        ended=ended,
-        policy_version=policy_version,
-        samples_per_prompt=samples_per_prompt,
-        prompts=records,
-        responses=texts,
-        score_parts={name: part.to(device) for name, part in scored.parts.items()},
         kl_full=kl_full,
+        values=values,
+        scores=truncation_rule(scored.total.to(drawn.tokens.device), drawn.ended, settings),
+        score_parts={name: part.to(drawn.tokens.device) for name, part in scored.parts.items()},
     )
 
 
@@ -317,16 +282,60 @@ def _generate(
         return actors.backend.generate(actors.policy, request)
 
 
-def _lay_out(
+def _drawn(
+    actors: Actors,
     prompts: Sequence[tuple[Prompt, Sequence[int]]],
-    answers: Sequence[Sequence[int]],
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return tokens ``[B, S]``, contiguous and padded on the right, and both lengths ``[B]``."""
+    generated: Sequence[Generated],
+    policy_version: int,
+    samples_per_prompt: int,
+) -> Rollout:
+    """Lay out what was generated, contiguous and padded on the right; the rest is zero."""
+    device = actors.strategy.device
+    answers = [g.tokens.tolist() for g in generated]
     tokens = pad([[*ids, *answer] for (_, ids), answer in zip(prompts, answers, strict=True)])
-    prompt_lengths = torch.tensor([len(ids) for _, ids in prompts])
-    response_lengths = torch.tensor([len(answer) for answer in answers])
-    return tokens.to(device), prompt_lengths.to(device), response_lengths.to(device)
+    response_lengths = torch.tensor([len(answer) for answer in answers], device=device)
+    mask = length_mask(response_lengths)
+    sampled = _aligned([g.logprobs for g in generated], mask)
+    nothing = torch.zeros_like(sampled)
+    return Rollout(
+        tokens=tokens.to(device),
+        prompt_lengths=torch.tensor([len(ids) for _, ids in prompts], device=device),
+        response_lengths=response_lengths,
+        response_mask=mask,
+        logprobs=sampled,
+        entropy=_aligned([_entropy(g) for g in generated], mask),
+        sampler_logprobs=sampled,
+        ref_logprobs=nothing,
+        values=nothing,
+        scores=torch.zeros(len(tokens), device=device),
+        ended=torch.tensor([g.finish == "stop" for g in generated], device=device),
+        policy_version=policy_version,
+        samples_per_prompt=samples_per_prompt,
+        prompts=[record for record, _ in prompts],
+        responses=actors.tokenizer.batch_decode(answers, skip_special_tokens=True),
+    )
+
+
+def _scorer(drawn: Rollout, settings: RolloutSettings, strategy: Strategy) -> Scorer:
+    return Scorer(
+        tokens=drawn.tokens,
+        prompt_lengths=drawn.prompt_lengths,
+        response_lengths=drawn.response_lengths,
+        mask=drawn.response_mask,
+        temperature=settings.temperature,
+        token_budget=settings.token_budget,
+        strategy=strategy,
+    )
+
+
+def _to_score(drawn: Rollout) -> RewardBatch:
+    return RewardBatch(
+        drawn.tokens,
+        drawn.prompt_lengths,
+        drawn.response_lengths,
+        drawn.prompts,
+        drawn.responses,
+    )
 
 
 def truncation_rule(scores: Tensor, ended: Tensor, settings: RolloutSettings) -> Tensor:
