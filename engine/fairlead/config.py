@@ -180,6 +180,8 @@ class RunConfig(Config):
             ``xformers`` needs the extra of that name and a GPU.
         gradient_checkpointing: Trained models keep each layer's input alone and compute the
             rest again in the backward pass: less memory for activations, and more time.
+        offload: Reference and reward models, and the optimizers' moments in the RL stage, are on
+            a GPU only while they are used. On a CPU it changes nothing.
         threads: CPU threads torch may use; None leaves torch's own choice.
         heldout: Share of every data source kept out of all training, by user where known,
             else by prompt; one rule for all stages, so that no stage has seen what another
@@ -198,6 +200,7 @@ class RunConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xformers"] = "auto"
     gradient_checkpointing: bool = False
+    offload: bool = False
     threads: int | None = Field(default=None, ge=1)
     heldout: float = Field(default=0.05, ge=0.0, lt=1.0)
     data: dict[str, Any] = {}

@@ -150,7 +150,11 @@ def _strategy(config: RunConfig) -> SingleDevice:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return SingleDevice(
-        config.device, config.precision, config.attention, config.gradient_checkpointing
+        config.device,
+        config.precision,
+        config.attention,
+        gradient_checkpointing=config.gradient_checkpointing,
+        offload=config.offload,
     )
 
 

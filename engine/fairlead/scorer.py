@@ -39,6 +39,8 @@ def scatter(values: Tensor, mask: Tensor) -> Tensor:
 class Scorer:
     """Runs models over a rollout's sequences, microbatch by microbatch.
 
+    One that was set aside (`Strategy.set_aside`) is on the device for as long as it runs.
+
     Attributes:
         tokens: ``[B, S]`` int64.
         prompt_lengths: ``[B]`` int64.
@@ -99,11 +101,12 @@ class Scorer:
             torch.zeros(self.mask.shape, dtype=torch.float32, device=self.mask.device)
             for _ in range(outputs)
         ]
-        for rows, *batch in self._batches(models):
-            with self.strategy.autocast():
-                found = forward(*batch)
-            for result, values in zip(results, found, strict=True):
-                result[rows] = scatter(values.float(), self.mask[rows])
+        with self.strategy.at_hand(*models):
+            for rows, *batch in self._batches(models):
+                with self.strategy.autocast():
+                    found = forward(*batch)
+                for result, values in zip(results, found, strict=True):
+                    result[rows] = scatter(values.float(), self.mask[rows])
         return results
 
     def _batches(

@@ -15,6 +15,7 @@ from torch import nn
 
 from fairlead.attention import use_xformers
 from fairlead.errors import ConfigError
+from fairlead.offload import Visitor, take_off, visiting
 from fairlead.recompute import use_recomputation
 from fairlead_kernels import xformers_missing
 
@@ -36,6 +37,14 @@ class Strategy(Protocol):
         """The precision context of every forward pass of a trained model."""
         ...
 
+    def set_aside(self, *visitors: Visitor) -> None:
+        """Take frozen models or optimizers off the device, until `at_hand`, if the run asks so."""
+        ...
+
+    def at_hand(self, *visitors: Visitor) -> AbstractContextManager[object]:
+        """Have on the device, for as long as this lasts, what was set aside."""
+        ...
+
     def sum(self, value: float) -> float:
         """Add a number over all ranks: token counts, metric sums and their weights."""
         ...
@@ -49,6 +58,7 @@ class SingleDevice:
         precision: ``float32`` or ``bfloat16`` (see `fairlead.config.RunConfig`).
         attention: ``auto``, the model's own choice, or ``xformers``.
         gradient_checkpointing: Trained models compute activations again in the backward pass.
+        offload: What is set aside is kept in the CPU's memory, unless that is the device's.
 
     Raises:
         ConfigError: When there is no such device, or xformers is asked for, which needs a GPU.
@@ -60,6 +70,7 @@ class SingleDevice:
         precision: str = "float32",
         attention: str = "auto",
         gradient_checkpointing: bool = False,
+        offload: bool = False,
     ) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ConfigError(
@@ -75,6 +86,7 @@ class SingleDevice:
         self.device = torch.device(chosen)
         self.half = precision == "bfloat16"
         self.gradient_checkpointing = gradient_checkpointing
+        self.offload = offload and self.device.type != "cpu"
         self.xformers = attention == "xformers"
         if self.xformers:
             missing = xformers_missing()
@@ -101,6 +113,16 @@ class SingleDevice:
     def autocast(self) -> AbstractContextManager[object]:
         """Autocast to bfloat16 where the run asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
+
+    def set_aside(self, *visitors: Visitor) -> None:
+        """Keep them in the CPU's memory, where the run offloads and its device is another."""
+        if self.offload:
+            for one in visitors:
+                take_off(one)
+
+    def at_hand(self, *visitors: Visitor) -> AbstractContextManager[object]:
+        """Copy to the device what was set aside; what is there already stays there."""
+        return visiting(self.device, visitors) if self.offload else nullcontext()
 
     def sum(self, value: float) -> float:
         """Return the value: there is one rank."""

@@ -62,6 +62,7 @@ def assemble(cfg: PpoStageConfig, context: StageContext) -> Crew:
         # the first step.
         reference = load_causal(location, strategy, trained=True, trust_remote_code=trust)
         reference.requires_grad_(False)
+        strategy.set_aside(reference)
     if algorithm.needs_critic:
         location = context.locate(_value_start(cfg, context, tokenizer))
         value = load_scalar(location, strategy, trained=True, trust_remote_code=trust)
@@ -163,7 +164,7 @@ def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
     if cfg.weight_average:
         models.append(("weight average", count, "averaged"))
     if algorithm.needs_reference:
-        models.append(("reference", count, "averaged"))
+        models.append(("reference", count, "reference"))
     if algorithm.needs_critic:
         value = context.model_config(_value_start(cfg, context, tokenizer))
         models.append(("value model", parameter_count(value, trust), "trained"))
@@ -191,5 +192,6 @@ def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
             (int(tokens * share), len(tokenizer)),
             context.config.precision,
             context.strategy.device.type,
+            context.config.offload,
         ),
     )

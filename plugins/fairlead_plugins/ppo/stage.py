@@ -14,7 +14,7 @@ from fairlead.rollout import collect
 from fairlead.scoring import shape_rewards
 from fairlead.session import Session
 from fairlead.stages import Preview, StageContext
-from fairlead_plugins.ppo.assemble import assemble, preview_stage
+from fairlead_plugins.ppo.assemble import Crew, assemble, preview_stage
 from fairlead_plugins.ppo.config import PpoStageConfig
 from fairlead_plugins.ppo.export import save_average
 from fairlead_plugins.ppo.report import rollout_metrics
@@ -48,6 +48,8 @@ class PpoStage:
             checkpoint_every=cfg.checkpoint_every,
             label="iteration",
         ) as session:
+            # A checkpoint's moments come to the device when it is read.
+            context.strategy.set_aside(*learner.optimizers)
             measure.before(learner.policy, session)
             for iteration in session.steps():
                 # 2. Take the next prompts.
@@ -70,7 +72,7 @@ class PpoStage:
                 # 4. Assign credit: rewards, advantages, returns.
                 credit = algorithm.assign_credit(rollout)
                 # 5. Minibatches: policy and value loss, auxiliary losses, optimizer step.
-                with phases("update"):
+                with phases("update"), context.strategy.at_hand(*learner.optimizers):
                     learned = update(
                         learner, rollout, credit, iteration, context.seed(f"split{iteration}")
                     )
@@ -83,19 +85,23 @@ class PpoStage:
         save_model(learner.policy, actors.tokenizer, context.directory)
         if learner.average:
             save_average(learner.policy, learner.average, actors.tokenizer, context.directory)
-        return {
-            "steps": cfg.iterations,
-            "episodes": cfg.iterations * cfg.batch_size * algorithm.samples_per_prompt,
-            "prompts": len(crew.prompts),
-            "dropped_too_long": crew.dropped,
-            "weights": "raw",
-            **({"kl_end": last["objective/kl"]} if "objective/kl" in last else {}),
-            **measure.summary(),
-        }
+        return {**_summary(cfg, crew, last), **measure.summary()}
 
     def preview(self, context: StageContext) -> Preview:
         """Tokenise the prompts and estimate memory."""
         return preview_stage(self.config, context)
+
+
+def _summary(cfg: PpoStageConfig, crew: Crew, last: dict[str, float]) -> dict[str, Any]:
+    samples = crew.learner.algorithm.samples_per_prompt
+    return {
+        "steps": cfg.iterations,
+        "episodes": cfg.iterations * cfg.batch_size * samples,
+        "prompts": len(crew.prompts),
+        "dropped_too_long": crew.dropped,
+        "weights": "raw",
+        **({"kl_end": last["objective/kl"]} if "objective/kl" in last else {}),
+    }
 
 
 def _parts(learner: Any) -> dict[str, Stateful]:

@@ -61,6 +61,12 @@ class Learner:
     strategy: Strategy
     config: PpoStageConfig
 
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The policy's, and the value model's where there is one."""
+        updaters = [self.policy_updater, self.value_updater]
+        return [updater.optimizer for updater in updaters if updater is not None]
+
 
 def update(
     learner: Learner, rollout: Rollout, credit: Credit, iteration: int, seed: int

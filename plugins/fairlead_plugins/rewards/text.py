@@ -67,6 +67,7 @@ class ClassifierReward:
         self.tokenizer.truncation_side = "left"
         self.longest = min(self.tokenizer.model_max_length, context_length(settings))
         self.model: Any = context.strategy.place(model, trained=False)
+        self.strategy.set_aside(self.model)
 
     @torch.no_grad()
     def score(self, batch: RewardBatch) -> Scores:
@@ -76,7 +77,8 @@ class ClassifierReward:
             for prompt, response in zip(batch.prompts, batch.responses, strict=True)
         ]
         size = self.config.batch_size if self.pads else 1
-        found = [self._logits(texts[i : i + size]) for i in range(0, len(texts), size)]
+        with self.strategy.at_hand(self.model):
+            found = [self._logits(texts[i : i + size]) for i in range(0, len(texts), size)]
         return Scores(torch.cat(found).float() + self.bias)
 
     def _logits(self, texts: list[str]) -> Tensor:

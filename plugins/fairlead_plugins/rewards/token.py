@@ -45,6 +45,7 @@ class RewardModelReward:
         check_same_vocabulary(tokenizer, theirs, f"the reward model {config.model!r}")
         self.strategy = context.strategy
         self.model = load_scalar(location, context.strategy, trained=False, trust_remote_code=trust)
+        self.strategy.set_aside(self.model)
 
     @torch.no_grad()
     def score(self, batch: RewardBatch) -> Scores:
@@ -53,9 +54,10 @@ class RewardModelReward:
         budget, device = self.config.token_budget, batch.tokens.device
         scores = torch.zeros(len(lengths), device=device)
         ragged = takes_ragged(self.model.model, batch.tokens.shape[1])
-        for group in device_microbatches(lengths.tolist(), budget, device, ragged):
-            rows = torch.tensor(group, device=device)
-            tokens = batch.tokens[rows, : int(lengths[rows].max())]
-            with self.strategy.autocast():
-                scores[rows] = self.model.at_last_token(tokens, lengths[rows])
+        with self.strategy.at_hand(self.model):
+            for group in device_microbatches(lengths.tolist(), budget, device, ragged):
+                rows = torch.tensor(group, device=device)
+                tokens = batch.tokens[rows, : int(lengths[rows].max())]
+                with self.strategy.autocast():
+                    scores[rows] = self.model.at_last_token(tokens, lengths[rows])
         return Scores(scores)
