@@ -99,7 +99,8 @@ def full_run(root: Path) -> Path:
     rm = stage("rm", summary={"accuracy": 0.61, "accuracy_low": 0.55, "accuracy_high": 0.67})
     rm["summary"] |= {"pairs": 130, "ties": 12, "margin": 0.42, "bias": -0.31}
     rm["summary"]["calibration"] = [
-        {"confidence": 0.55, "accuracy": 0.5, "count": 90},
+        {"confidence": 0.55, "accuracy": 0.5, "count": 90}
+        | {"accuracy_low": 0.4, "accuracy_high": 0.6},
         {"confidence": 0.75, "accuracy": 0.7, "count": 40},
     ]
     rm["rows"] = steps(20, **{"loss/train": lambda i: 0.7, "accuracy": lambda i: 0.6})

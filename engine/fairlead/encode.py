@@ -34,10 +34,17 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class EncodedRanking:
-    """A prompt's K responses as whole sequences, with their ranks."""
+    """A prompt's K responses as whole sequences, with their ranks.
+
+    Attributes:
+        sequences: Token ids, K of them.
+        ranks: One a sequence, lower is better.
+        prompt: The prompt's text: one asked several times is still one prompt.
+    """
 
     sequences: tuple[tuple[int, ...], ...]
     ranks: tuple[float, ...]
+    prompt: str = ""
 
     def __len__(self) -> int:
         return sum(len(sequence) for sequence in self.sequences)
@@ -94,7 +101,7 @@ class Encoder:
                 sequences.append(self.demonstration(whole).ids)
             else:
                 sequences.append((*prompt, *self._ids(response), self.eos))
-        return EncodedRanking(tuple(sequences), record.ranks)
+        return EncodedRanking(tuple(sequences), record.ranks, record.prompt_text)
 
     def pieces_for_display(self, record: Demonstration) -> list[tuple[str, bool]]:
         """Return the decoded pieces of a demonstration and whether each is trained on."""

@@ -62,11 +62,9 @@ def test_a_chart_of_nothing_is_no_chart() -> None:
     assert charts.calibration_chart([]) == ""
 
 
-def test_wilsons_interval_by_hand() -> None:
-    """8 of 10: centre (0.8 + 0.19208) / 1.38416, published interval 0.490 to 0.943."""
-    low, high = CalibrationBin(0.7, 0.8, 10).interval()
-    assert low == pytest.approx(0.490, abs=5e-4)
-    assert high == pytest.approx(0.943, abs=5e-4)
+def test_a_calibration_bin_without_an_interval_has_no_bar() -> None:
+    known, unknown = CalibrationBin(0.7, 0.8, 10, (0.5, 0.9)), CalibrationBin(0.9, 0.8, 10)
+    assert charts.calibration_chart([known, unknown]).count('class="bar"') == 1
 
 
 # --- numbers for people -----------------------------------------------------------------

@@ -264,19 +264,19 @@ def svg(title: str, description: str, body: str, height: float = HEIGHT) -> str:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """How often a reward model was right where it was so sure."""
+    """How often a reward model was right where it was so sure.
+
+    Attributes:
+        confidence: Mean of its pairs.
+        accuracy: Share of them that it is right on.
+        count: How many they are.
+        interval: The accuracy's 95 % interval, where it is known.
+    """
 
     confidence: float
     accuracy: float
     count: int
-
-    def interval(self) -> tuple[float, float]:
-        """Return Wilson's 95 % interval of the accuracy."""
-        z2, n = 1.96**2, max(self.count, 1)
-        centre = (self.accuracy + z2 / (2 * n)) / (1 + z2 / n)
-        spread = self.accuracy * (1 - self.accuracy) / n + z2 / (4 * n * n)
-        half = 1.96 * math.sqrt(max(spread, 0.0)) / (1 + z2 / n)
-        return centre - half, centre + half
+    interval: tuple[float, float] | None = None
 
 
 def calibration_chart(bins: Sequence[CalibrationBin]) -> str:
@@ -293,9 +293,10 @@ def calibration_chart(bins: Sequence[CalibrationBin]) -> str:
     marks = [_polyline(points, "line", x_axis, y_axis)]
     most = max(one.count for one in bins) or 1
     for one in bins:
-        bottom, top = (y_axis.at(min(max(end, 0.0), 1.0)) for end in one.interval())
-        x = x_axis.at(one.confidence)
-        marks.append(f'<path class="bar" d="M{x:.1f} {bottom:.1f}V{top:.1f}"/>')
+        if one.interval:
+            bottom, top = (y_axis.at(min(max(end, 0.0), 1.0)) for end in one.interval)
+            x = x_axis.at(one.confidence)
+            marks.append(f'<path class="bar" d="M{x:.1f} {bottom:.1f}V{top:.1f}"/>')
         radius = 2.5 + 3.5 * math.sqrt(max(one.count, 0) / most)
         marks.append(_dot((one.confidence, one.accuracy), x_axis, y_axis, radius))
     parts.append(f'<g class="series s0">{"".join(marks)}</g>')

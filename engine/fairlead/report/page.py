@@ -196,13 +196,15 @@ def _key(names: Sequence[str], kinds: Sequence[str]) -> str:
 def _calibration(bins: Sequence[CalibrationBin]) -> str:
     rows = []
     for one in bins:
-        low, high = (min(max(end, 0.0), 1.0) for end in one.interval())
-        interval = f"{100 * low:.0f}\u2013{percent(high)}"
+        interval = "\u2013"
+        if one.interval:
+            low, high = (min(max(end, 0.0), 1.0) for end in one.interval)
+            interval = f"{100 * low:.0f}\u2013{percent(high)}"
         rows.append([percent(one.confidence), percent(one.accuracy), interval, f"{one.count:,}"])
     table = _table(["confidence", "accuracy", "95\u202f% interval", "pairs"], rows, "numbers")
     note = (
         "How often the model is right where it is so sure; on the dashed line it is as sure as "
-        "it should be. Bars: 95\u202f% intervals."
+        "it should be. Bars: 95\u202f% intervals, of which the pairs of one prompt are one draw."
     )
     figure_ = (
         "<figure><figcaption><span>Calibration</span></figcaption>"

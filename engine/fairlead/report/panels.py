@@ -186,7 +186,9 @@ def calibration_bins(stage: StageRecord) -> list[CalibrationBin]:
         values = [number(entry.get(key)) for key in ("confidence", "accuracy", "count")]
         known = [value for value in values if value is not None]
         if len(known) == 3 and 0 <= known[0] <= 1 and 0 <= known[1] <= 1 and known[2] >= 1:
-            bins.append(CalibrationBin(known[0], known[1], int(known[2])))
+            low, high = number(entry.get("accuracy_low")), number(entry.get("accuracy_high"))
+            interval = None if low is None or high is None else (low, high)
+            bins.append(CalibrationBin(known[0], known[1], int(known[2]), interval))
     return bins
 
 

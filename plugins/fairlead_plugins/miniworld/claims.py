@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.errors import ConfigError, listing
 from fairlead.statistics import Floats, Interval, cluster_bootstrap
 
 SMOOTH = 5
@@ -54,6 +55,8 @@ class Measurements:
 
     Args:
         results: The content of its ``results.json``.
+
+    Its methods raise `ConfigError` for an evaluator or a model that was not measured.
     """
 
     def __init__(self, results: Mapping[str, Any]) -> None:
@@ -61,7 +64,7 @@ class Measurements:
 
     def metric(self, label: str, model: str, name: str = "") -> Interval:
         """Return a metric with its ends; infinite where they are not known, NaN for no number."""
-        metrics = self.evaluators[label]["models"][model]["metrics"]
+        metrics = self._entry(label, model)["metrics"]
         name = name or label
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         return Interval(
@@ -80,11 +83,31 @@ class Measurements:
         """Return a statistic of several models' mean outcomes on the same items.
 
         Raises:
-            ValueError: When the models were not measured on the same number of items.
+            ConfigError: When the models were not measured on the same items.
         """
-        found = [self.evaluators[label]["models"][name] for name in models]
+        found = [self._entry(label, name) for name in models]
+        if len({(tuple(one["clusters"]), len(one["outcomes"])) for one in found}) > 1:
+            raise ConfigError(
+                f"the evaluator {label!r} measured {listing(models)} on different items, so they "
+                "cannot be compared item by item. Give all models the same context length, and "
+                "run again with --resume: what is trained is kept."
+            )
         clusters = found[0]["clusters"] or None
         return cluster_bootstrap([one["outcomes"] for one in found], clusters, statistic)
+
+    def _entry(self, label: str, model: str) -> Mapping[str, Any]:
+        models = self.evaluators.get(label, {}).get("models", {})
+        if model not in models:
+            kind, name, there = "model", model, models
+            if label not in self.evaluators:
+                kind, name, there = "evaluator with the label", label, self.evaluators
+            raise ConfigError(
+                f"the claims need {label!r} of the model {model!r}, and the measurements have no "
+                f"{kind} {name!r}, only {listing(there)}. Add it to the stage that measures, as "
+                "in the recipe miniworld, and run again with --resume: what is trained is kept."
+            )
+        found: Mapping[str, Any] = models[model]
+        return found
 
 
 def all_claims(found: Measurements, overoptimised: Curve) -> list[Claim]:
@@ -154,14 +177,12 @@ def _respectful(found: Measurements) -> Claim:
 
 def _tax(found: Measurements) -> list[Claim]:
     gap = found.compare("nll", ("ppo", "ptx"), lambda m: m[:, 0] - m[:, 1])
-    share = found.compare(
-        "nll", ("base", "ppo", "ptx"), lambda m: (m[:, 1] - m[:, 2]) / (m[:, 1] - m[:, 0])
-    )
+    share = found.compare("nll", ("base", "ppo", "ptx"), _recovered)
     reduces = "the mix reduces regressions"
     counting = found.compare("counting", ("ptx", "ppo"), lambda m: m[:, 0] - m[:, 1])
     return [
         _claim(
-            ("PPO has an alignment tax", "nats a token of text, PPO less PPO-ptx", reduces),
+            ("PPO has an alignment tax", "loss on text, PPO less PPO-ptx", reduces),
             gap,
             "> 0.05",
             gap.value > 0.05,
@@ -177,6 +198,12 @@ def _tax(found: Measurements) -> list[Claim]:
             counting,
         ),
     ]
+
+
+def _recovered(means: Floats) -> Floats:
+    """Return which share of PPO's tax PPO-ptx does not pay: no number where PPO pays none."""
+    base, ppo, ptx = means.T
+    return np.where(ppo > base, (ppo - ptx) / (ppo - base), np.nan)
 
 
 def _generalises(found: Measurements) -> list[Claim]:

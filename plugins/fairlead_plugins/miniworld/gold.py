@@ -35,7 +35,8 @@ class Taste(Config):
         rude_asked: Taken off for it where respect was asked for.
         courteous: For exactly one phrase of courtesy; taken off for more.
         extra_word: Taken off for each word beyond what a formal answer needs.
-        unfinished: Taken off when an answer breaks off.
+        unfinished: Taken off when an answer breaks off, which is when no full stop ends it: gold
+            reads text, and an end-of-sequence token is none.
     """
 
     correct: float = 2.0

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
 from fairlead.checkpoint import write_atomically
 from fairlead.config import Config
-from fairlead.errors import ConfigError
+from fairlead.errors import ConfigError, listing
 from fairlead.report import blocks
 from fairlead.stages import Preview, StageContext
 from fairlead_plugins.miniworld.claims import (
@@ -47,6 +50,16 @@ class ClaimsConfig(Config):
     }
     overoptimised: str = "no KL"
 
+    @model_validator(mode="after")
+    def _one_of_the_runs(self) -> ClaimsConfig:
+        if self.overoptimised not in self.runs:
+            raise PydanticCustomError(
+                "overoptimised",
+                "overoptimised is {name}, and the runs are {runs}: name one of them",
+                {"name": repr(self.overoptimised), "runs": listing(self.runs)},
+            )
+        return self
+
 
 class ClaimsStage:
     """Writes ``claims.json``, and the claims at the top of the report."""
@@ -57,7 +70,11 @@ class ClaimsStage:
         self.config = config
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        """Judge every claim; returns how many hold."""
+        """Judge every claim; returns how many hold.
+
+        Raises:
+            ConfigError: When something that a claim rests on was not measured or logged.
+        """
         cfg = self.config
         path = Path(context.locate_file(cfg.measurements))
         found = Measurements(json.loads(path.read_text(encoding="utf-8")))
@@ -77,7 +94,8 @@ class ClaimsStage:
 
     def preview(self, context: StageContext) -> Preview:
         """Say what would be read: nothing of it is there yet."""
-        return Preview(facts={"reads": ", ".join((self.config.measurements, *self.config.runs))})
+        read = (self.config.measurements, *self.config.runs.values())
+        return Preview(facts={"reads": ", ".join(read)})
 
 
 def read_curve(path: Path) -> Curve:
@@ -175,7 +193,7 @@ def _text(found: Measurements) -> blocks.Bars:
     return blocks.Bars(
         [blocks.Group("loss on pretraining text", bars)],
         title="The alignment tax",
-        unit="nats a token",
+        unit="nats a token, mean over blocks",
         low=0.0,
     )
 

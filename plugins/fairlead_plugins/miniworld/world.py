@@ -107,12 +107,14 @@ class Task:
         Raises:
             DataError: When the record is none of the miniworld's.
         """
-        if "task" not in metadata:
+        try:
+            return cls(**metadata["task"])
+        except (KeyError, TypeError):
+            given = repr(metadata["task"]) if "task" in metadata else "no"
             raise DataError(
-                "a record has no 'task' in its metadata, so it is none of the miniworld's. Take "
-                "the prompts from miniworld_prompts, or another judge than gold."
-            )
-        return cls(**metadata["task"])
+                f"a record has {given} 'task' in its metadata, so it is none of the miniworld's. "
+                "Take the prompts from miniworld_prompts, or another judge than gold."
+            ) from None
 
 
 class World:

@@ -9,67 +9,75 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.statistics import Interval, mean_interval
+
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-RESAMPLES = 2000
 
 
 def held_out_report(margins: Sequence[Tensor], seed: int) -> dict[str, Any]:
     """Summarise held-out pairs (fidelity item 8).
 
     Args:
-        margins: For each prompt, ``r_w - r_l`` of its pairs, ``[P]`` float32.
+        margins: For each prompt, ``r_w - r_l`` of all its pairs, ``[P]`` float32, those of a
+            prompt ranked several times together.
         seed: Of the bootstrap.
 
     Returns:
         ``accuracy`` with a 95 % interval that resamples prompts, not pairs (the pairs of one
-        prompt are not independent); ``pairs``, ``ties`` (equal scores, counted apart),
-        ``margin`` and a ``calibration`` table. Empty when there is no pair.
+        prompt are not independent), left out where there is one prompt alone; ``pairs``, ``ties``
+        (equal scores, counted apart), ``margin`` and a ``calibration`` table. Empty when there is
+        no pair.
     """
     if not margins:
         return {}
     every = torch.cat(list(margins))
-    right = torch.tensor([int((row > 0).sum()) for row in margins], dtype=torch.float64)
-    told = torch.tensor([int((row != 0).sum()) for row in margins], dtype=torch.float64)
-    if not told.sum():
+    told = every != 0
+    if not told.any():
         return {"pairs": len(every), "ties": len(every)}
-    low, high = _interval(right, told, seed)
     return {
-        "accuracy": float(right.sum() / told.sum()),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **_accuracy(margins, seed).metrics("accuracy"),
         "pairs": len(every),
-        "ties": int((every == 0).sum()),
+        "ties": int((~told).sum()),
         "heldout_prompts": len(margins),
         "margin": float(every.mean()),
-        "calibration": calibration_table(every),
+        "calibration": calibration_table(margins, seed),
     }
 
 
-def calibration_table(margins: Tensor) -> list[dict[str, float]]:
+def calibration_table(margins: Sequence[Tensor], seed: int) -> list[dict[str, float]]:
     """Return, by stated confidence, how often the stated preference was the labeler's.
 
     The confidence of a pair is ``sigmoid(|r_w - r_l|)``, at least a half.
+
+    Args:
+        margins: As of `held_out_report`.
+        seed: Of the bootstrap.
+
+    Returns:
+        For each bin that holds a pair ``confidence``, ``accuracy`` with its interval as of
+        `held_out_report`, and ``count``.
     """
-    confidence = torch.sigmoid(margins.abs().double())
+    confidence = [torch.sigmoid(row.abs().double()) for row in margins]
     rows = []
     for low, high in pairwise(BINS):
-        chosen = (confidence >= low) & ((confidence < high) | (high == BINS[-1])) & (margins != 0)
-        count = int(chosen.sum())
-        if count:
+        chosen = [
+            row[(sure >= low) & ((sure < high) | (high == BINS[-1])) & (row != 0)]
+            for row, sure in zip(margins, confidence, strict=True)
+        ]
+        every = torch.cat(chosen)
+        if len(every):
             rows.append(
                 {
-                    "confidence": float(confidence[chosen].mean()),
-                    "accuracy": float((margins[chosen] > 0).double().mean()),
-                    "count": count,
+                    "confidence": float(torch.sigmoid(every.abs().double()).mean()),
+                    **_accuracy(chosen, seed).metrics("accuracy"),
+                    "count": len(every),
                 }
             )
     return rows
 
 
-def _interval(right: Tensor, told: Tensor, seed: int) -> tuple[float, float]:
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(right), (RESAMPLES, len(right)), generator=generator)
-    # A resample of prompts whose scores are all equal says nothing.
-    ratios = (right[drawn].sum(1) / told[drawn].sum(1)).nan_to_num(0.5)
-    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+def _accuracy(margins: Sequence[Tensor], seed: int) -> Interval:
+    """Return the share of pairs told apart that are told rightly; there must be one."""
+    told = [row[row != 0] for row in margins]
+    prompts = [str(number) for number, row in enumerate(told) for _ in row]
+    return mean_interval((torch.cat(told) > 0).double().tolist(), prompts, seed=seed)

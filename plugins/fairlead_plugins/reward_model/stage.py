@@ -92,7 +92,8 @@ class RewardModelStage:
         margins = _margins(model, heldout, cfg.token_budget, context)
         return {
             "steps": total,
-            "prompts": len(train),
+            "prompts": len({ranking.prompt for ranking in train}),
+            "rankings": len(train),
             "dropped_too_long": dropped,
             "bias": float(model.bias.detach()),
             **held_out_report(margins, context.seed("bootstrap")),
@@ -112,7 +113,8 @@ class RewardModelStage:
         first = rankings[0].sequences[0]
         return Preview(
             facts={
-                "prompts": len(rankings),
+                "prompts": len({ranking.prompt for ranking in rankings}),
+                "rankings": len(rankings),
                 "left out, too long or without a pair": dropped,
                 "responses to a prompt": f"{min(len(r.ranks) for r in rankings)} to "
                 f"{max(len(r.ranks) for r in rankings)}",
@@ -230,9 +232,10 @@ def _margins(
     token_budget: int,
     context: StageContext,
 ) -> list[Tensor]:
-    """Return ``r_w - r_l`` of every pair, prompt by prompt."""
-    return [
-        pair_differences(row, ranking.ranks).cpu()
-        for group in _groups(rankings, token_budget)
-        for row, ranking in zip(score_rankings(model, group, context), group, strict=True)
-    ]
+    """Return ``r_w - r_l`` of every pair, for each prompt those of all its rankings."""
+    found: dict[str, list[Tensor]] = {}
+    for group in _groups(rankings, token_budget):
+        for row, ranking in zip(score_rankings(model, group, context), group, strict=True):
+            pairs = pair_differences(row, ranking.ranks).cpu()
+            found.setdefault(ranking.prompt, []).append(pairs)
+    return [torch.cat(pairs) for pairs in found.values()]

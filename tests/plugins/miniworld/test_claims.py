@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from fairlead.errors import ConfigError
 from fairlead_plugins.miniworld.claims import Claim, Curve, Measurements, all_claims, smoothed
-from fairlead_plugins.miniworld.report import read_claims, rows
+from fairlead_plugins.miniworld.report import ClaimsConfig, read_claims, rows
 
 MODELS = ("base", "sft", "ppo", "ptx")
 
@@ -16,9 +18,9 @@ def metrics(label: str, value: float, low: float, high: float) -> dict[str, floa
     return {label: value, f"{label}_low": low, f"{label}_high": high}
 
 
-def entry(label: str, value: float, outcomes: list[float], spread: float = 0.02) -> dict[str, Any]:
+def entry(label: str, value: float, outcomes: list[float]) -> dict[str, Any]:
     return {
-        "metrics": metrics(label, value, value - spread, value + spread),
+        "metrics": metrics(label, value, value - 0.02, value + 0.02),
         "outcomes": outcomes,
         "clusters": [str(number) for number in range(len(outcomes))],
     }
@@ -44,9 +46,9 @@ def results(**changes: list[float]) -> dict[str, Any]:
             name: entry(label, one, [one] * 8) for name, one in zip(MODELS, four, strict=True)
         }
         evaluators[label] = {"component": "any", "models": models}
-    for label in ("agreement", "heldout_agreement"):
-        data = entry(label, 0.73, [])
-        data["metrics"] |= metrics(f"{label}_reward", 0.67, 0.66, 0.68)
+    for label, agree, right in (("agreement", 0.73, 0.67), ("heldout_agreement", 0.8, 0.5)):
+        data = entry(label, agree, [])
+        data["metrics"] |= metrics(f"{label}_reward", right, right - 0.01, right + 0.01)
         evaluators[label] = {"component": "agreement", "models": {"data": data}}
     return {"evaluators": evaluators}
 
@@ -82,7 +84,7 @@ def test_every_claim_holds_where_every_number_is_good() -> None:
     [
         ("true answers", 2.0, {}),  # 0.6 / 0.3
         ("rude answers", 0.75, {}),  # 1 - 0.1 / 0.4
-        ("nats a token", 0.15, {}),  # 0.9 - 0.75
+        ("loss on text", 0.15, {}),  # 0.9 - 0.75
         ("share of the gap", 0.75, {}),  # (0.9 - 0.75) / (0.9 - 0.7)
         ("counting", 0.4, {}),  # 0.9 - 0.5
         ("gold score, peak", 2.0, {}),
@@ -93,27 +95,108 @@ def test_the_numbers_by_hand(measure: str, value: float, changes: dict[str, list
 
 
 @pytest.mark.parametrize(
-    ("measure", "changes"),
+    ("measure", "label", "beyond", "within"),
     [
-        ("true answers", {"truthful": [0.4, 0.5, 0.6, 0.6]}),  # exactly 1.5 times
-        ("rude answers", {"rude": [0.4, 0.3, 0.3, 0.31]}),
-        ("nats a token", {"nll": [0.7, 0.7, 0.74, 0.7]}),
-        ("share of the gap", {"nll": [0.7, 0.7, 0.9, 0.81]}),  # 0.09 of 0.2
+        ("true answers", "truthful", [0.4, 0, 0, 0.599], [0.4, 0, 0, 0.601]),  # of 0.4: 0.6 is 1.5
+        ("rude answers", "rude", [0.4, 0, 0, 0.301], [0.4, 0, 0, 0.299]),  # of 0.4: 0.3 is 1 - 0.25
+        (
+            "loss on text",
+            "nll",
+            [0.7, 0.7, 0.9, 0.851],
+            [0.7, 0.7, 0.9, 0.849],
+        ),  # 0.85 is 0.05 less
+        ("share of the gap", "nll", [0.7, 0.7, 0.9, 0.801], [0.7, 0.7, 0.9, 0.799]),  # 0.1 of 0.2
     ],
 )
-def test_a_number_beyond_its_gate_fails(measure: str, changes: dict[str, list[float]]) -> None:
-    assert one(measure, **changes).holds is False
+def test_a_number_beyond_its_gate_fails(
+    measure: str, label: str, beyond: list[float], within: list[float]
+) -> None:
+    assert one(measure, **{label: beyond}).holds is False
+    assert one(measure, **{label: within}).holds is True
 
 
-@pytest.mark.parametrize("label", ["over_sft", "code"])
-def test_a_win_rate_is_judged_by_the_lower_end_of_its_interval(label: str) -> None:
-    # 0.57 - 0.02 is not above 0.55, nor 0.62 - 0.02 above 0.6.
-    edge = {"over_sft": 0.57, "code": 0.62}[label]
-    for value, holds in ((edge, False), (edge + 0.01, True)):
+@pytest.mark.parametrize(
+    ("label", "edge"), [("over_sft", 0.57), ("over_base", 0.52), ("code", 0.62)]
+)
+def test_a_win_rate_is_judged_by_the_lower_end_of_its_interval(label: str, edge: float) -> None:
+    """0.57 - 0.02 is not above 0.55, nor 0.52 - 0.02 above 0.5, nor 0.62 - 0.02 above 0.6."""
+    row = {"over_sft": 0, "over_base": 1, "code": 7}[label]
+    for value, holds in ((edge - 0.001, False), (edge + 0.001, True)):
         changed = {label: [0.5, 0.5, 0.5, value]}
         claims = all_claims(Measurements(results(**changed)), RISES_AND_FALLS)
-        row = {"over_sft": 0, "code": 7}[label]
         assert claims[row].value == value and claims[row].holds is holds
+
+
+def test_the_other_language_is_that_of_ppo_ptx() -> None:
+    claims = all_claims(Measurements(results(foreign=[0.1, 0.2, 0.3, 0.4])), RISES_AND_FALLS)
+    assert (claims[8].value, claims[8].holds) == (0.4, None)
+
+
+def test_truth_needs_an_interval_above_1_as_well() -> None:
+    """One of eight base answers is true and three of PPO-ptx's: 3 times, and it may be chance."""
+    few = results()
+    for name, outcomes in (("base", [1.0] + [0.0] * 7), ("ptx", [0.0, 1.0, 1.0, 1.0] + [0.0] * 4)):
+        few["evaluators"]["truthful"]["models"][name]["outcomes"] = outcomes
+    claim = all_claims(Measurements(few), RISES_AND_FALLS)[2]
+    assert claim.value == pytest.approx(3) and claim.low is not None and claim.low <= 1
+    assert claim.holds is False
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "edges"),
+    [("agreement", 10, (0.70, 0.76)), ("agreement_reward", 11, (0.63, 0.75))],
+)
+def test_labelers_and_their_reward_model_are_within_the_papers_range(
+    name: str, row: int, edges: tuple[float, float]
+) -> None:
+    low, high = edges
+    for value, holds in (
+        (low - 0.005, False),
+        (low + 0.005, True),
+        (high - 0.005, True),
+        (high + 0.005, False),
+    ):
+        found = results()
+        found["evaluators"]["agreement"]["models"]["data"]["metrics"][name] = value
+        claim = all_claims(Measurements(found), RISES_AND_FALLS)[row]
+        assert (claim.value, claim.holds) == (value, holds)
+
+
+def test_where_ppo_pays_no_tax_there_is_none_to_recover() -> None:
+    """PPO 0.1 below base, PPO-ptx half of that: (0.60 - 0.65) / (0.60 - 0.70) is 0.5."""
+    share = one("share of the gap", nll=[0.70, 0.70, 0.60, 0.65])
+    assert (share.value, share.holds) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("label", "model", "expected"),
+    [
+        ("foreign", "", "no evaluator with the label 'foreign', only agreement, code, counting"),
+        ("foreign", "ptx", "'foreign' of the model 'ptx', .* no model 'ptx', only base, ppo, sft"),
+        ("nll", "ppo", "'nll' of the model 'ppo', .* --resume"),
+    ],
+)
+def test_what_was_not_measured_is_named(label: str, model: str, expected: str) -> None:
+    found = results()
+    if model:
+        del found["evaluators"][label]["models"][model]
+    else:
+        del found["evaluators"][label]
+    with pytest.raises(ConfigError, match=expected):
+        all_claims(Measurements(found), RISES_AND_FALLS)
+
+
+@pytest.mark.parametrize("changed", [{"outcomes": [0.5] * 7}, {"clusters": list("abcdefgx")}])
+def test_models_that_were_asked_different_things_are_not_compared(changed: dict[str, Any]) -> None:
+    found = results()
+    found["evaluators"]["rude"]["models"]["ptx"] |= changed
+    with pytest.raises(ConfigError, match="'rude' measured base, ptx on different items"):
+        all_claims(Measurements(found), RISES_AND_FALLS)
+
+
+def test_the_run_that_over_optimises_is_one_of_the_runs() -> None:
+    with pytest.raises(ValidationError, match="'foo', and the runs are PPO, PPO-ptx, no KL: name"):
+        ClaimsConfig(overoptimised="foo")
 
 
 def test_over_optimisation_needs_gold_to_fall_and_the_proxy_to_rise() -> None:
@@ -122,6 +205,10 @@ def test_over_optimisation_needs_gold_to_fall_and_the_proxy_to_rise() -> None:
     falling = Curve(gold=gold, proxy=[-float(n) for n in range(15)], kl=kl)
     assert one("gold score, peak", still).holds is False
     assert one("gold score, peak", falling).holds is False
+    # The last of five iterations is five times as far down as their mean.
+    for fall, holds in ((0.14, False), (0.16, True)):
+        little = Curve(gold=[1.0] * 14 + [1.0 - 5 * fall], proxy=RISES_AND_FALLS.proxy, kl=kl)
+        assert one("gold score, peak", little).holds is holds
 
 
 def test_the_fall_has_an_interval_from_the_noise_of_the_iterations() -> None:

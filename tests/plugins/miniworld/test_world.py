@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from random import Random
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
+from fairlead.errors import DataError
 from fairlead_plugins.miniworld.answers import DEMONSTRATOR, FORUM, MODELS, answer, scripted
 from fairlead_plugins.miniworld.documents import documents
 from fairlead_plugins.miniworld.gold import correctness, is_rude
@@ -135,6 +136,13 @@ def test_more_tasks_than_there_are_is_an_error_and_all_of_them_is_not() -> None:
 def test_a_task_survives_the_trip_through_metadata(topic: Topic) -> None:
     for task in World(2).tasks(Random(5), 40, topic):
         assert Task.from_metadata(task.to_metadata()) == task
+
+
+@pytest.mark.parametrize("metadata", [{}, {"task": "sum"}, {"task": {"a": 1}}, {"task": None}])
+def test_another_records_task_is_refused(metadata: dict[str, Any]) -> None:
+    """Many a data set has a column of that name."""
+    with pytest.raises(DataError, match="none of the miniworld's"):
+        Task.from_metadata(metadata)
 
 
 def test_metadata_says_what_a_task_is_a_case_of_however_it_is_asked() -> None:

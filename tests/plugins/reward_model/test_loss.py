@@ -152,14 +152,27 @@ def test_the_calibration_table_by_hand() -> None:
     first bin's three one is right, of the third's two one is, the last's is right. An equal
     score states nothing.
     """
-    table = calibration_table(torch.tensor([0.1, -0.1, -0.2, 1.0, -1.0, 4.0, 0.0]))
+    margins = [torch.tensor([0.1, -0.1, 1.0, 4.0, 0.0]), torch.tensor([-0.2, -1.0])]
+    table = calibration_table(margins, seed=0)
     assert [row["count"] for row in table] == [3, 2, 1]
     assert [row["accuracy"] for row in table] == pytest.approx([1 / 3, 1 / 2, 1.0])
     low = (2 * 0.5249792 + 0.5498340) / 3
     assert [row["confidence"] for row in table] == pytest.approx([low, 0.7310586, 0.9820138])
+    # The third bin has a pair of each prompt, one right and one wrong. The last one's is of one
+    # prompt, which does not say how prompts differ.
+    assert (table[1]["accuracy_low"], table[1]["accuracy_high"]) == (0.0, 1.0)
+    assert "accuracy_low" not in table[2]
+
+
+def test_a_bins_interval_resamples_prompts_and_not_pairs() -> None:
+    """Fidelity item 8: as for the accuracy, 20 prompts of 36 pairs: 0.5 +- 0.22."""
+    margins = [torch.full((36,), 1.0 if i % 2 else -1.0) for i in range(20)]
+    (row,) = calibration_table(margins, seed=0)
+    assert row["accuracy_low"] == pytest.approx(0.28, abs=0.05)
+    assert row["accuracy_high"] == pytest.approx(0.72, abs=0.05)
 
 
 def test_a_certain_pair_is_in_the_last_bin() -> None:
     """sigmoid(1000) is 1 exactly, and the last bin is closed."""
-    (row,) = calibration_table(torch.tensor([1000.0]))
+    (row,) = calibration_table([torch.tensor([1000.0])], seed=0)
     assert row == {"confidence": 1.0, "accuracy": 1.0, "count": 1}

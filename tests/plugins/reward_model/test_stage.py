@@ -180,8 +180,10 @@ def test_the_held_out_accuracy_has_an_interval_and_a_calibration_table(tmp_path:
     """Fidelity item 8."""
     raw = recipe(save_causal(tmp_path / "lm"), many(), heldout=0.3, epochs=1, batch_size=8)
     summary = run_stages(raw, tmp_path / "out")["rm"]
-    assert summary["prompts"] + summary["heldout_prompts"] == 80
-    assert summary["pairs"] == 3 * summary["heldout_prompts"]
+    # Each prompt is ranked twice, three answers each time; one that was is still one prompt.
+    assert summary["prompts"] + summary["heldout_prompts"] == 40
+    assert summary["rankings"] == 2 * summary["prompts"]
+    assert summary["pairs"] == 2 * 3 * summary["heldout_prompts"]
     low, high = summary["accuracy_low"], summary["accuracy_high"]
     assert 0 <= low <= summary["accuracy"] <= high <= 1
     assert low < high
