@@ -93,7 +93,7 @@ def demo(
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    """Show the claims of the InstructGPT paper in miniature, in about six minutes.
+    """Show the claims of the InstructGPT paper in miniature, in about seven minutes.
 
     A made-up world of facts and misconceptions is small enough for a laptop to go through the
     whole of InstructGPT: pretraining, fine-tuning on demonstrations, a reward model from
