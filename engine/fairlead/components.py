@@ -69,6 +69,9 @@ class Reward(Protocol):
 
     A *token* reward reads ``tokens`` and must share the policy's vocabulary, by ids; it
     checks that when it is made. A *text* reward reads ``prompts`` and ``responses``.
+
+    A class method ``preview(config, context)``, where there is one, is called by a dry run, to
+    check what can be checked without weights.
     """
 
     def score(self, batch: RewardBatch) -> Scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -50,9 +50,13 @@ def _lines(model: type[BaseModel], item: Any, path: tuple[str, ...]) -> list[Fau
         allowed = list(holder.model_fields) if _is_model(holder) else []
         hint = did_you_mean(path[-1], allowed)
         return [(path, f"there is no such key{hint}. Keys here: {listing(allowed)}.")]
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error" and isinstance(item.get("input"), Mapping):
+        # A check of several fields: it says which, and all of them would say less.
+        return [(path, f"{text}.")]
     given = repr(item.get("input"))
     given = given if len(given) <= 200 else f"{given[:200]}..."
-    return [(path, f"{item['msg']}; got {given}.")]
+    return [(path, f"{text}; got {given}.")]
 
 
 def _walk(

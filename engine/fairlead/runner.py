@@ -9,8 +9,8 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from fairlead.checkpoint import CheckpointStore, write_atomically
 from fairlead.config import RunConfig, Spec
@@ -33,6 +34,7 @@ from fairlead.version import __version__
 
 log = logging.getLogger("fairlead.runner")
 MANIFEST = "run.json"
+LOCK = ".lock"
 RUN_WIDE = ("seed", "heldout", "precision", "trust_remote_code")
 """Settings that all of a run's stages must share; ``data`` shows in the stages that use it."""
 
@@ -60,7 +62,8 @@ def run(
         Each stage's summary, by name.
 
     Raises:
-        ConfigError: Before any work, when the directory holds other work already.
+        ConfigError: Before any work, when the directory holds other work already, or another
+            process is writing to it.
         FairleadError: When a stage fails; what it had done is kept.
     """
     names = _chosen(config, only)
@@ -69,10 +72,10 @@ def run(
     strategy = _strategy(config)
     _check_directory(config, root, names, resume)
     root.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(root, config, plugins, strategy.device)
     summaries: dict[str, Any] = {}
     loaded: dict[str, Sequence[Record]] = {}
-    with StopSignal() as stop:
+    with _alone(root), StopSignal() as stop:
+        manifest = Manifest(root, config, plugins, strategy.device)
         for name in names:
             context = StageContext(
                 name, config, root, plugins, strategy, display, stop, resume, loaded
@@ -156,6 +159,24 @@ def _strategy(config: RunConfig) -> SingleDevice:
         gradient_checkpointing=config.gradient_checkpointing,
         offload=config.offload,
     )
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run's directory; the system ends it with ours."""
+    lock = FileLock(root / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"another process is writing to {root}. Wait until it has ended, or give another --out."
+        ) from error
+    except NotImplementedError:  # a file system without locks: nobody is kept out
+        log.debug("%s has no file locks", root)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_directory(config: RunConfig, root: Path, names: Sequence[str], resume: bool) -> None:

@@ -79,6 +79,16 @@ def load_scalar(
         ConfigError: When it is not a model with one label.
     """
     config = load_config(location, trust_remote_code=trust_remote_code)
+    check_is_scalar(location, config)
+    return _make(location, config, strategy, trained, trust_remote_code)
+
+
+def check_is_scalar(location: str, config: Any) -> None:
+    """Check that a transformers configuration is a reward model's.
+
+    Raises:
+        ConfigError: When it is not that of a sequence classifier with one label.
+    """
     labels = getattr(config, "num_labels", None)
     kinds = config.architectures or []
     if labels != 1 or not any("SequenceClassification" in kind for kind in kinds):
@@ -86,7 +96,6 @@ def load_scalar(
             f"{location!r} is not a reward model: its config names {kinds} with {labels} labels. "
             "Give a stage:NAME of an rm stage, or a sequence classifier with num_labels=1."
         )
-    return _make(location, config, strategy, trained, trust_remote_code)
 
 
 def scalar_from_causal(

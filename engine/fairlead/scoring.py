@@ -8,12 +8,29 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fairlead.components import Reward, RewardBatch, Scores
+from fairlead.config import Spec, model_references
 from fairlead.errors import RewardError
 from fairlead.records import Prompt
 
 if TYPE_CHECKING:
     from fairlead.rollout import Rollout
     from fairlead.stages import StageContext
+
+
+def check_reward(spec: Spec, context: StageContext) -> None:
+    """Check a reward as far as that goes without its weights, which a dry run has not.
+
+    The models that it names are looked for, and its class method ``preview(config, context)`` is
+    called, where it has one.
+
+    Raises:
+        ConfigError: When a model is not there, or the reward's own check says so.
+    """
+    for reference in model_references(spec.dump()):
+        context.model_config(reference)
+    preview = getattr(spec.factory, "preview", None)
+    if preview is not None:
+        preview(spec.config, context)
 
 
 def score(reward: Reward, batch: RewardBatch) -> Scores:

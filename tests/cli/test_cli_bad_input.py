@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,32 @@ def test_a_faulty_configuration_costs_nothing(
     # What was there before is still whole: the same run goes on without the fault.
     done = fairlead("ppo", "--recipe", "tiny", "ppo.iterations=1", "--out", out)
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("", "--out is empty; give a directory"),
+        ("FILE", "FILE is a file; give a directory"),
+        ("FILE/inside", "FILE is a file; give a directory"),
+        ("LOCKED/run", "you may not write to LOCKED; give a directory"),
+    ],
+)
+@pytest.mark.parametrize("command", [["pipeline", "--recipe", "tiny"], ["demo"]])
+def test_an_out_that_nothing_can_be_written_to_is_refused_before_any_work(
+    command: list[str],
+    out: str,
+    said: str,
+    tmp_path: Path,
+    fairlead: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("no directory")
+    Path("LOCKED").mkdir()
+    may = os.access
+    # Whoever runs the tests as root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "LOCKED" and may(path, mode))
+    refused = fairlead(*command, "--out", out)
+    assert refused.code == 2 and said in refused.err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["FILE", "LOCKED"]

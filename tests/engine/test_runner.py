@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from support import configure, copy_finished, metrics, recipe, run_stages
 
 from fairlead.data import DataFeed
 from fairlead.errors import ConfigError, DataError, Stopped
 from fairlead.plugins import load_plugins
-from fairlead.runner import preview, run
+from fairlead.runner import LOCK, preview, run
 from fairlead.ui import Display
 
 SHORT = ("pretrain.steps=2", "sft.epochs=1", "rm.epochs=1", "ppo.iterations=1")
@@ -54,6 +55,16 @@ def test_a_stage_that_failed_at_once_can_be_started_again(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "pretrain/stage.json").read_text())["status"] == "failed"
     run_stages(recipe("tiny"), tmp_path, overrides=SHORT, only=["pretrain"])
     assert json.loads((tmp_path / "pretrain/stage.json").read_text())["status"] == "finished"
+
+
+def test_a_directory_that_another_process_writes_to_is_left_alone(finished: Path) -> None:
+    """Two would train the same stage into it, and each would break the other's files."""
+    with FileLock(finished / LOCK):
+        before = digests(finished)
+        with pytest.raises(ConfigError, match=r"another process is writing to .*tiny\. Wait until"):
+            run_stages(recipe("tiny"), finished, overrides=SHORT, resume=True)
+        assert digests(finished) == before
+    run_stages(recipe("tiny"), finished, overrides=SHORT, resume=True)
 
 
 def test_a_stage_with_work_in_it_is_not_written_over(finished: Path) -> None:
@@ -122,6 +133,13 @@ def test_a_stage_without_work_may_be_mended_and_one_with_work_may_not(tmp_path: 
     run_stages(recipe("tiny"), tmp_path, overrides=SHORT, resume=True)
     assert digests(tmp_path / "sft") == before
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_dry_run_of_ppo_looks_for_the_reward_function(finished: Path) -> None:
+    reward = "ppo.reward={name: function, function: 'nowhere.py:score'}"
+    config, plugins = configure(recipe("tiny"), [*SHORT, reward])
+    with pytest.raises(ConfigError, match=r"'nowhere\.py:score' cannot be imported"):
+        preview(config, plugins, root=finished)
 
 
 def test_a_damaged_manifest_is_a_clear_error(finished: Path, tmp_path: Path) -> None:

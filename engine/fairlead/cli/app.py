@@ -126,7 +126,8 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with `fairlead demo`, or `fairlead recipes list`. "
-    "Exit codes: 0 done, 2 usage or configuration, 3 data, 4 a loss became NaN or infinite, "
+    "Exit codes: 0 done, 1 a check failed or something unforeseen, 2 usage or configuration, "
+    "3 data, 4 a loss became NaN or infinite, "
     "5 stopped by a signal with a checkpoint written.",
 )
 @plugin_options(callback=_remember, is_eager=True, expose_value=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,7 @@ def train(component: str | None, request: Request, options: RunOptions) -> None:
         request: Names the configuration.
         options: The remaining options.
     """
+    check_out(options)
     config, plugins = with_own_config(request, options).resolve()
     only = None if component is None else [choose_stage(config, component, options.stage)]
     out = Path(options.out) if options.out is not None else Path("runs") / config.name
@@ -141,6 +143,26 @@ def train(component: str | None, request: Request, options: RunOptions) -> None:
         show_previews(config, plugins, only, out, display)
         return
     run_and_report(config, plugins, only, out, options.resume, display, show_summaries)
+
+
+def check_out(options: RunOptions) -> None:
+    """Refuse an ``--out`` that nothing can be written to, before any work.
+
+    Raises:
+        UsageError: When it is empty, lies in a file, or is not ours to write to.
+    """
+    if options.out is None:
+        return
+    if not options.out.strip():
+        raise click.UsageError("--out is empty; give a directory. Is a variable unset?")
+    out = Path(options.out)
+    there = next((place for place in (out, *out.parents) if os.path.lexists(place)), Path())
+    if not there.is_dir():
+        raise click.UsageError(f"--out {out}: {there} is a file; give a directory.")
+    if not options.dry_run and not os.access(there, os.W_OK | os.X_OK):
+        raise click.UsageError(
+            f"--out {out}: you may not write to {there}; give a directory that you may write to."
+        )
 
 
 def with_own_config(request: Request, options: RunOptions) -> Request:

@@ -18,10 +18,9 @@ from fairlead.encode import Encoder
 from fairlead.errors import ConfigError, DataError
 from fairlead.models import context_length
 from fairlead.records import Comparison, Prompt, stable_fraction
-from fairlead.scoring import score
+from fairlead.scoring import check_reward, score
 from fairlead.stages import StageContext
 from fairlead.statistics import fleiss_kappa, mean_interval
-from fairlead_plugins.evaluators.answering import check_references
 
 
 class AgreementConfig(Config):
@@ -101,7 +100,8 @@ class AgreementEvaluator:
         """Check what can be checked without weights; returns what would be measured on."""
         groups = _load(config, context)
         _tokenizer(config, context, tokenizer)
-        check_references(config.reward.dump() if config.reward else {}, context)
+        if config.reward:
+            check_reward(config.reward, context)
         most = max(len(group.ranks) for group in groups)
         return f"{len(groups)} sets of responses, each ranked by up to {most}"
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from fairlead.components import Reward
-from fairlead.config import Config, DataSourceSpec, RolloutBackendSpec, model_references, named
+from fairlead.config import Config, DataSourceSpec, RolloutBackendSpec, named
 from fairlead.errors import DataError, listing
 from fairlead.models import context_length
 from fairlead.records import Prompt
@@ -157,13 +157,3 @@ def _look_up(record: Prompt, path: str) -> str:
             )
         value = value[part]
     return str(value)
-
-
-def check_references(settings: Any, context: StageContext) -> None:
-    """Look at every model that a component's settings name, without loading its weights.
-
-    Raises:
-        ConfigError: When one is not there.
-    """
-    for reference in model_references(settings):
-        context.model_config(reference)

@@ -12,11 +12,11 @@ from torch import nn
 from fairlead.checkpoint import write_atomically
 from fairlead.components import Measurement
 from fairlead.config import RewardSpec
+from fairlead.scoring import check_reward
 from fairlead.stages import StageContext
 from fairlead_plugins.evaluators.answering import (
     AnswerConfig,
     Answering,
-    check_references,
     cluster_names,
     scores_of,
 )
@@ -59,7 +59,7 @@ class RewardEvaluator:
         cls, config: RewardEvaluatorConfig, context: StageContext, tokenizer: Any, model: Any
     ) -> str:
         """Check what can be checked without weights; returns what would be measured on."""
-        check_references(config.reward.dump(), context)
+        check_reward(config.reward, context)
         prompts = Answering(config, context, tokenizer, "evaluation").prompts(model)
         return f"{len(prompts)} prompts"
 

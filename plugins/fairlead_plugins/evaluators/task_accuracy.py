@@ -9,12 +9,12 @@ from torch import nn
 
 from fairlead.components import Measurement
 from fairlead.config import RewardSpec
+from fairlead.scoring import check_reward
 from fairlead.stages import StageContext
 from fairlead.statistics import mean_interval
 from fairlead_plugins.evaluators.answering import (
     Answering,
     SampledConfig,
-    check_references,
     cluster_names,
     scores_of,
 )
@@ -53,7 +53,7 @@ class TaskAccuracyEvaluator:
         cls, config: TaskAccuracyConfig, context: StageContext, tokenizer: Any, model: Any
     ) -> str:
         """Check what can be checked without weights; returns what would be measured on."""
-        check_references(config.reward.dump(), context)
+        check_reward(config.reward, context)
         prompts = Answering(config, context, tokenizer, "evaluation").prompts(model)
         cluster_names(prompts, config.cluster)
         return f"{len(prompts)} prompts"

@@ -14,6 +14,7 @@ from fairlead.config import RewardSpec
 from fairlead.functions import call_function, load_function
 from fairlead.models import load_causal
 from fairlead.respond import Responses
+from fairlead.scoring import check_reward
 from fairlead.stages import StageContext
 from fairlead.statistics import mean_interval
 from fairlead.tokenizers import check_same_vocabulary
@@ -21,7 +22,6 @@ from fairlead_plugins.evaluators.answering import (
     Answering,
     Asked,
     SampledConfig,
-    check_references,
     cluster_names,
     scores_of,
 )
@@ -88,7 +88,8 @@ class WinRateEvaluator:
     ) -> str:
         """Check what can be checked without weights; returns what would be measured on."""
         baseline = _checked_baseline(config, context, tokenizer)
-        check_references(config.reward.dump() if config.reward else {}, context)
+        if config.reward:
+            check_reward(config.reward, context)
         if config.function:
             load_function(config.function)
         answering = Answering(config, context, tokenizer, "evaluation")

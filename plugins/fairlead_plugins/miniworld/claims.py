@@ -182,7 +182,7 @@ def _tax(found: Measurements) -> list[Claim]:
     counting = found.compare("counting", ("ptx", "ppo"), lambda m: m[:, 0] - m[:, 1])
     return [
         _claim(
-            ("PPO has an alignment tax", "loss on text, PPO less PPO-ptx", reduces),
+            ("PPO has an alignment tax", "loss on text in nats a token, PPO less PPO-ptx", reduces),
             gap,
             "> 0.05",
             gap.value > 0.05,

@@ -13,6 +13,7 @@ import click
 from fairlead.cli.options import PluginChoice, Request, examples
 from fairlead.cli.train import (
     RunOptions,
+    check_out,
     run_and_report,
     run_options,
     train,
@@ -52,6 +53,8 @@ QUICK = (
     "measure.evaluators.0.prompts.count=120",
     "measure.evaluators.1.prompts.count=120",
     "measure.evaluators.7.source.documents=1500",
+    "claims.note=--quick shows that everything runs; what it trains has learnt next to nothing, "
+    "and its numbers say nothing of the claims.",
     # Two threads are slower than one where other processes want the cores, as in tests.
     "threads=1",
 )
@@ -93,7 +96,7 @@ def demo(
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    """Show the claims of the InstructGPT paper in miniature, in about seven minutes.
+    """Show InstructGPT's claims in miniature, in about seven minutes.
 
     A made-up world of facts and misconceptions is small enough for a laptop to go through the
     whole of InstructGPT: pretraining, fine-tuning on demonstrations, a reward model from
@@ -106,9 +109,17 @@ def demo(
     # of a quiet machine (both measured).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+    if quick and check:
+        raise click.UsageError(
+            "--quick learns too little for the claims to hold, so there is nothing to check. Leave "
+            "out --quick or --check."
+        )
+    if seed is not None and any(one.startswith("seed=") for one in overrides):
+        raise click.UsageError("the seed is given twice, as --seed and as seed=N; give one.")
     given = (*(QUICK if quick else ()), *((f"seed={seed}",) if seed is not None else ()))
     choice = PluginChoice.of(ctx, plugin, no_plugin)
     options = RunOptions(out, None, resume, dry_run, quiet)
+    check_out(options)
     if recipe is not None or config is not None:
         if quick or check:
             raise click.UsageError(
@@ -147,6 +158,8 @@ def _run(request: Request, root: Path, resume: bool, quiet: bool) -> list[str]:
     def show(summaries: dict[str, Any], display: Display) -> None:
         claims = read_claims(path)
         display.table("What came of the paper's claims", COLUMNS, rows(claims))
+        if note := getattr(config.stages[stages[0]].config, "note", ""):
+            display.note(note)
 
     run_and_report(config, plugins, None, root, resume, Display(quiet=quiet), show)
     return [claim.claim for claim in read_claims(path) if claim.holds is False]

@@ -238,7 +238,15 @@ class LabelStage:
         for person in range(group.people):
             # Each person's mistakes are their own, whatever else is asked of whom.
             rng = Random(context.seed(f"{name} {person} at {number}"))
-            ranks = _checked(labeler.rank(task, answers, rng), group.labeler.name, prompt, answers)
+            try:
+                ranks = [float(rank) for rank in labeler.rank(task, answers, rng)]
+            except Exception as error:  # whatever a plugin does
+                raise DataError(
+                    f"the labeler {group.labeler.name!r} failed with {type(error).__name__}: "
+                    f"{error}, for {len(answers)} answers to {prompt.prompt_text!r}. Its method "
+                    "rank(task, responses, rng) must return one finite rank for each."
+                ) from error
+            _check(ranks, group.labeler.name, prompt, answers)
             entries.append(
                 {
                     "prompt": prompt.prompt_text,
@@ -250,17 +258,12 @@ class LabelStage:
         return entries
 
 
-def _checked(
-    ranks: Sequence[float], name: str, prompt: Prompt, answers: Sequence[str]
-) -> list[float]:
-    """Return what a labeler said as plain numbers."""
-    found = [float(rank) for rank in ranks]
-    if len(found) != len(answers) or not all(map(math.isfinite, found)):
+def _check(ranks: Sequence[float], name: str, prompt: Prompt, answers: Sequence[str]) -> None:
+    if len(ranks) != len(answers) or not all(map(math.isfinite, ranks)):
         raise DataError(
-            f"the labeler {name!r} returned {found} for {len(answers)} answers to "
+            f"the labeler {name!r} returned {ranks} for {len(answers)} answers to "
             f"{prompt.prompt_text!r}; it must return one finite rank for each."
         )
-    return found
 
 
 def _write(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:

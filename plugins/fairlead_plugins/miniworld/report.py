@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
-from pydantic_core import PydanticCustomError
 
 from fairlead.checkpoint import write_atomically
 from fairlead.config import Config
@@ -40,6 +39,7 @@ class ClaimsConfig(Config):
         measurements: What a stage ``evaluate`` found of the models base, sft, ppo and ptx.
         runs: Names to show, to the metrics of a PPO stage.
         overoptimised: Which of them has neither KL penalty nor pretraining mix.
+        note: Stands below the table of claims.
     """
 
     measurements: str = "stage:measure/results.json"
@@ -49,14 +49,14 @@ class ClaimsConfig(Config):
         "no KL": "stage:overopt/metrics.jsonl",
     }
     overoptimised: str = "no KL"
+    note: str = ""
 
     @model_validator(mode="after")
     def _one_of_the_runs(self) -> ClaimsConfig:
         if self.overoptimised not in self.runs:
-            raise PydanticCustomError(
-                "overoptimised",
-                "overoptimised is {name}, and the runs are {runs}: name one of them",
-                {"name": repr(self.overoptimised), "runs": listing(self.runs)},
+            raise ValueError(
+                f"overoptimised is {self.overoptimised!r}, and the runs are {listing(self.runs)}: "
+                "name one of them"
             )
         return self
 
@@ -84,7 +84,8 @@ class ClaimsStage:
         claims = all_claims(found, runs[cfg.overoptimised])
         text = json.dumps(list(map(asdict, claims)), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(context.directory / CLAIMS, text + "\n")
-        blocks.write_blocks(context.directory, _blocks(claims, found, runs), place="top")
+        shown = _blocks(claims, found, runs, cfg.note)
+        blocks.write_blocks(context.directory, shown, place="top")
         gated = [claim for claim in claims if claim.holds is not None]
         return {
             "steps": len(claims),
@@ -143,7 +144,7 @@ def _ours(claim: Claim) -> str:
 
 
 def _blocks(
-    claims: Sequence[Claim], found: Measurements, runs: Mapping[str, Curve]
+    claims: Sequence[Claim], found: Measurements, runs: Mapping[str, Curve], note: str
 ) -> list[blocks.Block]:
     status: dict[bool | None, Any] = {True: "good", False: "bad", None: "plain"}
     table = [
@@ -151,7 +152,7 @@ def _blocks(
         for row, claim in zip(rows(claims), claims, strict=True)
     ]
     return [
-        blocks.Table(COLUMNS, table, title="The paper's claims, in miniature"),
+        blocks.Table(COLUMNS, table, title="The paper's claims, in miniature", note=note),
         _win_rates(found),
         _right(found),
         _text(found),

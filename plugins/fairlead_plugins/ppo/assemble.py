@@ -17,6 +17,7 @@ from fairlead.records import Prompt
 from fairlead.respond import prompt_room
 from fairlead.rollout import Actors
 from fairlead.scalar import load_scalar
+from fairlead.scoring import check_reward
 from fairlead.stages import Preview, StageContext
 from fairlead.tokenizers import check_same_vocabulary, stop_token_ids
 from fairlead_plugins.ppo.config import PpoStageConfig
@@ -168,6 +169,7 @@ def preview_stage(cfg: PpoStageConfig, context: StageContext) -> Preview:
     if algorithm.needs_critic:
         value = context.model_config(_value_start(cfg, context, tokenizer))
         models.append(("value model", parameter_count(value, trust), "trained"))
+    check_reward(cfg.reward, context)
     for reference in model_references(cfg.reward.dump()):
         config = context.model_config(reference)
         models.append((f"reward {reference}", parameter_count(config, trust), "frozen"))

@@ -107,7 +107,8 @@ class RewardModelStage:
         self._demonstrations(tokenizer, context)
         config = context.model_config(cfg.model)
         count = parameter_count(config, context.config.trust_remote_code)
-        config.num_labels = 1
+        # What the stage will leave, to those who look at it in a dry run.
+        config.num_labels, config.architectures = 1, ["ForSequenceClassification"]
         config.save_pretrained(context.directory)
         tokenizer.save_pretrained(context.directory)
         first = rankings[0].sequences[0]

@@ -10,7 +10,7 @@ from pydantic import Field
 from fairlead.components import RewardBatch, Scores
 from fairlead.config import Config, RewardSpec
 from fairlead.errors import RewardError
-from fairlead.scoring import score
+from fairlead.scoring import check_reward, score
 from fairlead.stages import StageContext
 
 
@@ -46,6 +46,12 @@ class SumReward:
             name: (term.weight, term.reward.build(context, tokenizer))
             for name, term in config.terms.items()
         }
+
+    @classmethod
+    def preview(cls, config: SumConfig, context: StageContext) -> None:
+        """Check every term."""
+        for term in config.terms.values():
+            check_reward(term.reward, context)
 
     def score(self, batch: RewardBatch) -> Scores:
         """Return the weighted sum, and each term unweighted under its name."""

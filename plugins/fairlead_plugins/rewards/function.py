@@ -37,6 +37,11 @@ class FunctionReward:
         self.name = config.function
         self.function = load_function(config.function)
 
+    @classmethod
+    def preview(cls, config: FunctionConfig, context: StageContext) -> None:
+        """Look for the function."""
+        load_function(config.function)
+
     def score(self, batch: RewardBatch) -> Scores:
         """Return the function's numbers.
 

@@ -69,6 +69,11 @@ class ClassifierReward:
         self.model: Any = context.strategy.place(model, trained=False)
         self.strategy.set_aside(self.model)
 
+    @classmethod
+    def preview(cls, config: ClassifierConfig, context: StageContext) -> None:
+        """Look for the label."""
+        _label(config, context.model_config(config.model))
+
     @torch.no_grad()
     def score(self, batch: RewardBatch) -> Scores:
         """Return the label's logit for each text."""

@@ -11,7 +11,7 @@ from fairlead.components import RewardBatch, Scores
 from fairlead.config import Config
 from fairlead.data import device_microbatches
 from fairlead.ragged import takes_ragged
-from fairlead.scalar import load_scalar
+from fairlead.scalar import check_is_scalar, load_scalar
 from fairlead.stages import StageContext
 from fairlead.tokenizers import check_same_vocabulary, load_tokenizer
 
@@ -46,6 +46,11 @@ class RewardModelReward:
         self.strategy = context.strategy
         self.model = load_scalar(location, context.strategy, trained=False, trust_remote_code=trust)
         self.strategy.set_aside(self.model)
+
+    @classmethod
+    def preview(cls, config: RewardModelConfig, context: StageContext) -> None:
+        """Check that it is a reward model."""
+        check_is_scalar(config.model, context.model_config(config.model))
 
     @torch.no_grad()
     def score(self, batch: RewardBatch) -> Scores:

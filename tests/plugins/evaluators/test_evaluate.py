@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,31 @@ def dry_run(root: Path, evaluators: list[Any]) -> dict[str, Any]:
     raw["stages"] = {"sft": sft, "rm": rm, **raw["stages"]}
     config, plugins = configure(raw)
     return dict(preview(config, plugins)["measure"].facts)
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ({"name": "function", "function": "nowhere.py:score"}, "'nowhere.py:score' cannot be imp"),
+        ({"name": "reward_model", "model": "stage:sft"}, "is not a reward model: its config names"),
+        ({"name": "classifier", "model": "stage:rm", "label": 7}, "label=7 is none of them"),
+    ],
+)
+@pytest.mark.parametrize("within", ["itself", "a sum"])
+@pytest.mark.parametrize("kind", ["task_accuracy", "win_rate", "reward", "agreement"])
+def test_a_dry_run_looks_at_what_a_reward_is_made_of(
+    root: Path, reward: dict[str, Any], said: str, within: str, kind: str
+) -> None:
+    if within == "a sum":
+        reward = {"name": "sum", "terms": {"one": {"reward": reward}}}
+    if kind == "agreement":
+        evaluator = {**AGREEMENT, "reward": reward}
+    elif kind == "win_rate":
+        evaluator = answered(root, kind, baseline="stage:sft", reward=reward)
+    else:
+        evaluator = answered(root, kind, reward=reward)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        dry_run(root, [evaluator])
 
 
 def test_a_dry_run_reads_the_data_and_loads_no_weights(root: Path) -> None:

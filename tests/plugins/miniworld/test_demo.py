@@ -31,9 +31,11 @@ def test_the_quick_demo_ends_with_claims_a_report_and_models_that_load(
     out = tmp_path / "demo"
     done = fairlead("demo", "--quick", "--seed", 3, "--out", out)
     assert done.code == 0, done.err  # whether the claims hold or not
+    assert "--quick shows that everything runs" in done.err
     assert "labelers agree" in done.out and f"report: {out / 'report.html'}" in done.err
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "The paper&#x27;s claims, in miniature" in page or "The paper's claims" in page
+    assert "its numbers say nothing of the claims" in page
     manifest = json.loads((out / "run.json").read_text())
     assert manifest["status"] == "finished" and manifest["seed"] == 3
     assert tuple(manifest["stages"]) == STAGES
@@ -70,6 +72,10 @@ def test_the_demo_takes_what_every_training_command_takes(fairlead: Callable[...
     for option in ("--quick", "--check"):
         both = fairlead("demo", option, "--recipe", "tiny")
         assert both.code == 2 and "leave --recipe and --config out" in both.err
+    nothing = fairlead("demo", "--quick", "--check")
+    assert nothing.code == 2 and "Leave out --quick or --check" in nothing.err
+    twice = fairlead("demo", "--seed", 6, "seed=5", "--dry-run")
+    assert twice.code == 2 and "given twice, as --seed and as seed=N" in twice.err
     typo = fairlead("demo", "ppo.iteration=2", "--dry-run")
     assert typo.code == 2 and "iterations" in typo.err
     helped = fairlead("demo", "--help")

@@ -14,7 +14,7 @@ from labelling import CONTRARIAN, Lab
 from support import configure, context, run_stages, tiny_config
 from transformers import AutoModelForCausalLM
 
-from fairlead.errors import ConfigError
+from fairlead.errors import ConfigError, DataError
 from fairlead.records import Prompt
 from fairlead.runner import preview
 from fairlead.stages import StageContext
@@ -279,6 +279,33 @@ def test_a_labeler_of_another_distribution_ranks(
         ranked = [dict(zip(e["responses"], e["ranks"], strict=True)) for e in lab.read(file)]
         assert len(ranked) == 12
         assert expected in ranked  # all three were given at least once
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def rank(self, task, responses, rng): return None", "failed with TypeError: 'NoneType'"),
+        (
+            "def rank(self, task, responses, rng): return ['a'] * len(responses)",
+            "ValueError: ",
+        ),
+        ("def rank(self, task, responses, rng): return [0.0]", "returned [0.0] for 9 answers"),
+        ("def rank(self, task, responses): return [0.0]", "failed with TypeError: "),
+        ("def rnak(self, task, responses, rng): return [0.0]", "has no attribute 'rank'"),
+    ],
+)
+def test_what_a_labeler_does_wrong_is_told_with_its_name(
+    lab: Lab, install: Callable[..., None], body: str, said: str
+) -> None:
+    """A dry run, which ranks scripted answers, finds it."""
+    before, after = CONTRARIAN.index("def rank"), CONTRARIAN.index("@hookimpl")
+    install("clumsy", f"{CONTRARIAN[:before]}{body}\n\n{CONTRARIAN[after:]}")
+    plugins = lab.plugins()
+    raw = lab.recipe(fewest=9, staff={"labeler": "contrarian", "people": 1})
+    config, _ = configure(raw, plugins=plugins)
+    with pytest.raises(DataError) as caught:
+        preview(config, plugins)
+    assert "the labeler 'contrarian'" in str(caught.value) and said in str(caught.value)
 
 
 def test_an_unknown_labeler_lists_what_there_is(lab: Lab, install: Callable[..., None]) -> None:
