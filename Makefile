@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
 	@touch $@
 
-demo: setup ## Show the claims of the InstructGPT paper in miniature, in about seven minutes
+demo: setup ## Show the claims of the InstructGPT paper in miniature, in five to eight minutes
 	$(BIN)/fairlead demo
 
 demo-check: setup ## The same, and fail where a claim does not hold

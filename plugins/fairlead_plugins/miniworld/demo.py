@@ -96,7 +96,7 @@ def demo(
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    """Show InstructGPT's claims in miniature, in about seven minutes.
+    """Show InstructGPT's claims in miniature, in five to eight minutes.
 
     A made-up world of facts and misconceptions is small enough for a laptop to go through the
     whole of InstructGPT: pretraining, fine-tuning on demonstrations, a reward model from
