@@ -110,9 +110,9 @@ class Task:
         try:
             return cls(**metadata["task"])
         except (KeyError, TypeError):
-            given = repr(metadata["task"]) if "task" in metadata else "no"
+            given = repr(metadata["task"]) if "task" in metadata else "missing"
             raise DataError(
-                f"a record has {given} 'task' in its metadata, so it is none of the miniworld's. "
+                f"the 'task' in a record's metadata is {given}, so it is none of the miniworld's. "
                 "Take the prompts from miniworld_prompts, or another judge than gold."
             ) from None
 

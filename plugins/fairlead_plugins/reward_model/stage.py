@@ -125,7 +125,12 @@ class RewardModelStage:
                 (tokenizer.decode(list(first[:-1])), False),
                 (tokenizer.decode([first[-1]]), True),
             ],
-            memory_gib=memory_estimate([("model", count, "trained")], (0, 0), "float32", "cpu"),
+            memory_gib=memory_estimate(
+                [("model", count, "trained")],
+                (0, 0),
+                context.config.precision,
+                context.strategy.device.type,
+            ),
         )
 
     def _tokenizer(self, context: StageContext) -> Any:

@@ -99,12 +99,8 @@ def test_the_numbers_by_hand(measure: str, value: float, changes: dict[str, list
     [
         ("true answers", "truthful", [0.4, 0, 0, 0.599], [0.4, 0, 0, 0.601]),  # of 0.4: 0.6 is 1.5
         ("rude answers", "rude", [0.4, 0, 0, 0.301], [0.4, 0, 0, 0.299]),  # of 0.4: 0.3 is 1 - 0.25
-        (
-            "loss on text",
-            "nll",
-            [0.7, 0.7, 0.9, 0.851],
-            [0.7, 0.7, 0.9, 0.849],
-        ),  # 0.85 is 0.05 less
+        # 0.85 is 0.05 less than PPO's.
+        ("loss on text", "nll", [0.7, 0.7, 0.9, 0.851], [0.7, 0.7, 0.9, 0.849]),
         ("share of the gap", "nll", [0.7, 0.7, 0.9, 0.801], [0.7, 0.7, 0.9, 0.799]),  # 0.1 of 0.2
     ],
 )
