@@ -15,5 +15,6 @@ PYBIND11_MODULE(_native, module) {
     fairlead::bindings::bind_logprobs(module);
     fairlead::bindings::bind_memory(module);
     fairlead::bindings::bind_philox(module);
+    fairlead::bindings::bind_row_linear(module);
     fairlead::bindings::bind_sample(module);
 }

@@ -19,6 +19,7 @@
 #include "whiten.inl"
 //
 #include "kl_gae_whiten.inl"
+#include "row_linear.inl"
 
 namespace fairlead::FAIRLEAD_ISA {
 
@@ -35,6 +36,7 @@ const CpuKernels kernels = {
     logprobs_backward,
     philox_uniform,
     sample,
+    row_linear,
 };
 
 }  // namespace fairlead::FAIRLEAD_ISA

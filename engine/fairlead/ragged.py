@@ -111,35 +111,46 @@ def ragged_attention(
     Returns:
         ``[B, S, H, D]``, of a row ``[1, N, H, D]``; and None.
     """
-    if attention_mask is None or attention_mask.dtype != torch.int64:
-        out: Tensor = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
-        )[0]
-        return out, None
-    for name in CHANGES_SCORES:
-        if more.get(name) is not None:
-            raise NotImplementedError(f"rows of many sequences with this model's {name}")
-    layout = attention_mask[0, 0]
     # Rotary embeddings may leave float32 queries beside bfloat16 values. On a CPU attention in
-    # bfloat16 takes longer than in float32, twice as long backwards.
-    dtype = torch.float32 if value.device.type == "cpu" else value.dtype
-    attended = nn.functional.scaled_dot_product_attention(
-        _apart(query.to(dtype), layout),
-        _apart(key.to(dtype), layout),
-        _apart(value.to(dtype), layout),
-        is_causal=True,
-        dropout_p=dropout,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    counted = layout.flatten().ge(0).nonzero().squeeze(1)
-    together = attended.transpose(1, 2).flatten(0, 1).index_select(0, counted)
+    # bfloat16 takes longer than in float32, twice as long backwards; autocast would bring it back.
+    device = value.device.type
+    dtype = torch.float32 if device == "cpu" else value.dtype
+    q, k, v = (one.to(dtype) for one in (query, key, value))
+    with torch.autocast(device, enabled=False):
+        if attention_mask is None or attention_mask.dtype != torch.int64:
+            out: Tensor = sdpa_attention_forward(
+                module, q, k, v, attention_mask, dropout=dropout, scaling=scaling, **more
+            )[0]
+            return out.to(value.dtype), None
+        for name in CHANGES_SCORES:
+            if more.get(name) is not None:
+                raise NotImplementedError(f"rows of many sequences with this model's {name}")
+        layout = attention_mask[0, 0]
+        attended = nn.functional.scaled_dot_product_attention(
+            _apart(q, layout),
+            _apart(k, layout),
+            _apart(v, layout),
+            is_causal=True,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    together = attended.transpose(1, 2).flatten(0, 1)
+    if not _fills(layout, query):
+        together = together.index_select(0, layout.flatten().ge(0).nonzero().squeeze(1))
     return together.to(value.dtype)[None], None
+
+
+def _fills(layout: Tensor, row: Tensor) -> bool:
+    """Whether the sequences are all as long as the longest: nothing is to be moved then."""
+    return layout.numel() == row.shape[2]
 
 
 def _apart(row: Tensor, layout: Tensor) -> Tensor:
     """Take ``[1, H, N, D]`` to ``[B, H, S, D]``; past a sequence's end lies what nothing reads."""
-    spread = row[0].transpose(0, 1).index_select(0, layout.flatten().clamp(min=0))
+    spread = row[0].transpose(0, 1)
+    if not _fills(layout, row):
+        spread = spread.index_select(0, layout.flatten().clamp(min=0))
     return spread.view(*layout.shape, *spread.shape[1:]).transpose(1, 2)
 
 

@@ -27,6 +27,7 @@ from fairlead_kernels.ppo_loss import (
     ppo_policy_loss,
     ppo_value_loss,
 )
+from fairlead_kernels.row_linear import row_linear
 from fairlead_kernels.sample import sample
 from fairlead_kernels.token_logprobs import token_logprobs
 from fairlead_kernels.whiten import whiten
@@ -49,6 +50,7 @@ __all__ = [
     "ppo_policy_loss",
     "ppo_value_loss",
     "register_implementation",
+    "row_linear",
     "sample",
     "token_logprobs",
     "whiten",
@@ -63,6 +65,7 @@ import fairlead_kernels.native.kl_rewards
 import fairlead_kernels.native.linear_logprobs
 import fairlead_kernels.native.philox
 import fairlead_kernels.native.ppo_loss
+import fairlead_kernels.native.row_linear
 import fairlead_kernels.native.sample
 import fairlead_kernels.native.token_logprobs
 import fairlead_kernels.native.whiten  # noqa: F401

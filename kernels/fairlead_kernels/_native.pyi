@@ -219,6 +219,18 @@ def philox_uniform_cuda(
     device: int,
     stream: int,
 ) -> None: ...
+def row_linear_cpu(
+    row: int,
+    weight: int,
+    bias: int,
+    out: int,
+    inputs: int,
+    outputs: int,
+    stride: int,
+    inputs_first: bool,
+    threads: int = ...,
+    instruction_set: str = ...,
+) -> None: ...
 def sample_cpu(
     logits: int,
     u: int,

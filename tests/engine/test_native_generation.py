@@ -13,7 +13,7 @@ from scipy import stats
 from support import save_causal
 
 from fairlead.errors import ConfigError
-from fairlead.generation import cache, step
+from fairlead.generation import cache, native, step
 from fairlead.generation.hf import HfBackend
 from fairlead.generation.native import NativeBackend, NativeConfig
 from fairlead.generation.stops import Stops
@@ -52,6 +52,16 @@ def test_fewer_slots_than_prompts_change_nothing(model: Any, slots: int) -> None
     whole = respond(model, **settings)
     assert len({len(row) for row in rows(whole)}) > 3
     assert rows(respond(model, slots, **settings)) == rows(whole)
+
+
+def test_it_does_not_matter_how_far_ahead_random_numbers_are_drawn(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fidelity item 14: a number is a function of its key."""
+    expected = rows(respond(model, slots=2))
+    for ahead in (1, 3):
+        monkeypatch.setattr(native, "AHEAD", ahead)
+        assert rows(respond(model, slots=2)) == expected
 
 
 def test_a_prompts_samples_share_its_prefill(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from fairlead.data import device_microbatches, pad
 from fairlead.models import hidden_states, ready, target_logprobs
-from fairlead.ragged import RAGGED, _rounded_up, ragged_hidden_states, takes_ragged
+from fairlead.ragged import (
+    RAGGED,
+    _rounded_up,
+    ragged_attention,
+    ragged_hidden_states,
+    takes_ragged,
+)
 from fairlead.scalar import load_scalar
 from fairlead.scorer import length_mask, response_targets
 from fairlead.strategy import SingleDevice
@@ -174,3 +180,29 @@ def test_padding_takes_no_room_of_a_microbatch_without_padding() -> None:
     assert device_microbatches([10, 4, 1], 15, cpu) == [[0], [1, 2]]
     # As they are: 10 + 4 + 1 = 15 fit.
     assert device_microbatches([10, 4, 1], 15, cpu, ragged=True) == [[0, 1, 2]]
+
+
+def test_equally_long_sequences_are_not_moved_and_give_the_same(tmp_path: Path) -> None:
+    model = causal(tmp_path)
+    tokens = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
+    where = torch.ones_like(tokens, dtype=torch.bool)
+    with torch.no_grad():
+        found = ragged_hidden_states(model, tokens, torch.tensor([4, 4]), where)
+        padded = hidden_states(model, tokens)
+    torch.testing.assert_close(found, padded.flatten(0, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [None, torch.tensor([[[[0, 1, 2], [3, 4, -1]]]])])
+def test_autocast_does_not_bring_bfloat16_back_into_attention_on_a_cpu(
+    layout: torch.Tensor | None,
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 5, 8, generator=draw) for _ in range(3))
+    module = torch.nn.Module()
+    module.is_causal = True  # type: ignore[assignment]
+    expected, _ = ragged_attention(module, query, key, value, layout)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = ragged_attention(module, query, key, value, layout)
+    assert found.dtype == torch.float32
+    # bfloat16 has 8 bits: it would be off in the third digit.
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)

@@ -19,8 +19,14 @@ from fairlead.generation.attend import attending
 from fairlead.generation.native import NativeBackend, NativeConfig
 from fairlead.models import load_causal, ready
 from fairlead.strategy import SingleDevice
+from fairlead_kernels import native_status
 
 CONTEXT = 64
+
+
+needs_native = pytest.mark.skipif(
+    not native_status().available, reason=native_status().reason or "native module"
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,26 @@ def test_it_generates_with_the_weights_as_they_are_now(tmp_path: Path) -> None:
     assert rows(after) != rows(before)
     plain = NativeBackend(NativeConfig(record=False)).generate(model, request(temperature=1.0))
     assert rows(after) == rows(plain)
+
+
+@needs_native
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_single_row_is_multiplied_with_float32_weights_as_they_lie(
+    tmp_path: Path, precision: str
+) -> None:
+    """Nothing is laid out for oneDNN then; several rows have a recording of their own."""
+    recorded._KEPT.clear()
+    strategy = SingleDevice("cpu", precision)
+    model: Any = load_causal(str(save_causal(tmp_path)), strategy, trained=False)
+    with strategy.autocast():
+        for slots in (1, 4):
+            respond(model, slots=slots)
+    single, several = recorded._KEPT.values()
+    assert single is not None
+    assert several is not None
+    laid_out = [any(one.is_mkldnn for one in kept.ready(model)) for kept in (single, several)]
+    half = precision == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert laid_out == [half, half or precision == "float32"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

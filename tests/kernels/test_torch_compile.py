@@ -25,7 +25,7 @@ TRITON = pytest.param(
         ),
     ],
 )
-EVERY = ["auto", *CPU_IMPLS, TRITON]
+WITHOUT_TRITON = ["auto", *CPU_IMPLS]
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler"
 )
@@ -51,6 +51,7 @@ CALLS = {
     "sample": lambda x, u, impl: kernels.sample(x, u, 0.7, 5, 0.9, impl),
     "philox_uniform": lambda x, y, impl: kernels.philox_uniform(2**64 - 3, 3, x, y, impl),
     "decode_attention": lambda *args, impl: kernels.decode_attention(*args, impl=impl),
+    "row_linear": lambda x, y, impl: kernels.row_linear(x, y, impl=impl),
 }
 DIFFERENTIABLE = [op for op in CALLS if op not in ("sample", "philox_uniform", "decode_attention")]
 
@@ -67,6 +68,7 @@ def tensors_for(op, rows=4, width=6):
         "sample": (normal(rows, 40 * width), torch.rand(rows).double()),
         "philox_uniform": (index, 7 * index),
         "decode_attention": case(rows, 4, 2, width, 8),
+        "row_linear": (normal(1, width), normal(rows, width, seed=1)),
     }.get(op, (x, y, mask))
 
 
@@ -93,9 +95,19 @@ def test_every_public_function_is_here():
     assert set(CALLS) == set(registry.operations())
 
 
-@pytest.mark.parametrize("impl", EVERY)
+@pytest.mark.parametrize("impl", WITHOUT_TRITON)
 @pytest.mark.parametrize("op", CALLS)
 def test_a_function_compiles_in_one_graph_and_gives_the_same(op, impl):
+    compiles_and_gives_the_same(op, impl)
+
+
+@pytest.mark.parametrize("impl", [TRITON])
+@pytest.mark.parametrize("op", [op for op in CALLS if op != "row_linear"])
+def test_a_triton_kernel_compiles_in_one_graph_and_gives_the_same(op, impl):
+    compiles_and_gives_the_same(op, impl)
+
+
+def compiles_and_gives_the_same(op, impl):
     device = "cuda" if impl == "triton" and not INTERPRETED else "cpu"
     args = [one.to(device) for one in tensors_for(op)]
 

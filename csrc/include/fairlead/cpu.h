@@ -8,6 +8,7 @@
 #include "fairlead/logprobs.h"
 #include "fairlead/philox.h"
 #include "fairlead/ppo_loss.h"
+#include "fairlead/row_linear.h"
 #include "fairlead/sample.h"
 #include "fairlead/whiten.h"
 
@@ -25,6 +26,7 @@ struct CpuKernels {
     void (*logprobs_backward)(const LogprobsBackward&);
     void (*philox_uniform)(const PhiloxArguments&);
     void (*sample)(const SampleArguments&);
+    void (*row_linear)(const RowLinearArguments&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this

@@ -1,4 +1,4 @@
-"""The native rollout backend beside transformers' generate, on the same model and prompts."""
+"""The native rollout backend beside transformers' generate, on the same weights and prompts."""
 
 from __future__ import annotations
 
@@ -66,14 +66,16 @@ class Throughput:
 def compare(case: GenerateCase) -> Iterator[tuple[str, int, float]]:
     """Measure the providers in turns; yields (provider, response tokens, seconds).
 
-    The first round warms up and is not yielded.
+    Both backends run the model as Fairlead makes it ready, generate on its own as transformers
+    makes it. The first round warms up and is not yielded.
     """
     strategy = SingleDevice(case.device, case.precision)
     model: Any = ready(causal(case.size, 0, case.mean_length), strategy, trained=False)
+    plain: Any = strategy.place(causal(case.size, 0, case.mean_length), trained=False)
     providers: dict[str, Callable[[GenerationRequest], int]] = {
         "native": _backend(NativeBackend(NativeConfig()), model),
         "hf backend": _backend(HfBackend(HfConfig()), model),
-        "transformers generate": lambda request: _transformers(model, request),
+        "transformers generate": lambda request: _transformers(plain, request),
     }
     for number in range(case.rounds + 1):
         request = _request(case, number)
@@ -120,7 +122,7 @@ def floor_seconds(case: GenerateCase, tokens: float, flops: float, copy: float) 
 
 
 def least_memory(case: GenerateCase) -> tuple[int, int]:
-    """Return the bytes that are held at the least, of the model and of what it generates.
+    """Return the bytes that are held at the least, of two models and of what one generates.
 
     transformers generates all rows at once: it keeps their keys and values, and has logits of the
     last token of each.
@@ -129,7 +131,7 @@ def least_memory(case: GenerateCase) -> tuple[int, int]:
     tokens = case.rows * (case.prompt + case.response)
     cache = 2 * case.size.layers * case.size.hidden * bytes_each
     return (
-        case.size.weights * bytes_each,
+        2 * case.size.weights * bytes_each,
         tokens * (cache + 8) + case.rows * case.size.vocabulary * bytes_each,
     )
 

@@ -25,6 +25,9 @@ from fairlead.generation.stops import Stops
 from fairlead.models import context_length
 from fairlead_kernels import philox_uniform, sample
 
+AHEAD = 64
+"""Uniform numbers that are drawn at once for a sequence: of one each the calls would cost more."""
+
 
 class NativeConfig(Config):
     """Settings of the ``native`` backend.
@@ -51,6 +54,7 @@ class Pending:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropy: list[float] = field(default_factory=list)
+    uniform: list[float] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -174,15 +178,31 @@ class _Loop:
         return group, list(distinct)
 
     def _draw(self, logits: Tensor, sequences: Sequence[Pending]) -> None:
-        ids = torch.tensor([self.request.sequence_ids[one.row] for one in sequences])
-        positions = torch.tensor([len(one.tokens) for one in sequences])
-        uniform = philox_uniform(self.request.seed, self.request.iteration, ids, positions)
-        drawn = sample(logits.float(), uniform.to(logits.device), self.request.temperature)
+        self._look_ahead([one for one in sequences if len(one.tokens) == len(one.uniform)])
+        next_ones = [one.uniform[len(one.tokens)] for one in sequences]
+        uniform = torch.tensor(next_ones, dtype=torch.float64, device=logits.device)
+        drawn = sample(logits.float(), uniform, self.request.temperature)
         columns = (column.tolist() for column in drawn)
         for one, token, logprob, entropy in zip(sequences, *columns, strict=True):
             one.tokens.append(token)
             one.logprobs.append(logprob)
             one.entropy.append(entropy)
+
+    def _look_ahead(self, sequences: Sequence[Pending]) -> None:
+        """Draw the uniform numbers of the next positions: each is a function of its position."""
+        if not sequences:
+            return
+        ids = torch.tensor([self.request.sequence_ids[one.row] for one in sequences])
+        begins = torch.tensor([len(one.uniform) for one in sequences])
+        positions = begins[:, None] + torch.arange(AHEAD)
+        uniform = philox_uniform(
+            self.request.seed,
+            self.request.iteration,
+            ids.repeat_interleave(AHEAD),
+            positions.flatten(),
+        )
+        for one, row in zip(sequences, uniform.view(-1, AHEAD).tolist(), strict=True):
+            one.uniform += row
 
     def _retire(self) -> None:
         """Hand out what has ended, and close the gaps that it leaves."""

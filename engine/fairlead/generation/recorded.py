@@ -55,7 +55,8 @@ def fastest_step(model: Any, cache: SlotCache, record: bool) -> StepFunction:
 
 
 def _recording(model: Any, cache: SlotCache) -> Recording | None:
-    key = _likeness(model)
+    # A single row is multiplied otherwise than several.
+    key = (_likeness(model), cache.slots == 1)
     if key not in _KEPT:
         name = type(model).__name__
         found: Recording | None

@@ -11,6 +11,14 @@ from torch import Tensor, fx
 
 from fairlead.generation.attend import decoding
 from fairlead.generation.cache import SlotCache
+from fairlead.generation.rewrite import (
+    constants,
+    leave_out_idle,
+    multiplied,
+    packed,
+    use_fast_products,
+)
+from fairlead_kernels import native_status
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 """From tokens and positions, ``[B]`` int64 each, to logits ``[B, V]``; it fills the cache."""
@@ -87,13 +95,20 @@ class Recording:
     def __init__(self, model: Any, cache: SlotCache) -> None:
         weights = _weights(model)
         recorded = _record(model, cache, weights)
-        _use_packed_products(recorded, len(weights))
-        self._prepare, self._step = _split(recorded, len(weights))
+        use_fast_products(recorded.graph, len(weights))
+        leave_out_idle(recorded.graph)
+        self._prepare, self._step, self._multiplied = _split(recorded, len(weights))
+        self._single = cache.slots == 1 and native_status().available
 
     def ready(self, model: Any) -> list[Tensor]:
         """Return what the step needs of the weights as they are now."""
         prepared: list[Tensor] = self._prepare(*_weights(model).values())
-        return prepared
+        pairs = zip(prepared, self._multiplied, strict=True)
+        # `row_linear` takes float32 weights as they lie.
+        return [
+            packed(one) if used and not (self._single and one.dtype == torch.float32) else one
+            for one, used in pairs
+        ]
 
     def run(
         self,
@@ -178,78 +193,17 @@ def _record(model: Any, cache: SlotCache, weights: dict[str, Tensor]) -> fx.Grap
     return recorded
 
 
-_PRODUCTS = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+def _split(
+    recorded: fx.GraphModule, weights: int
+) -> tuple[fx.GraphModule, fx.GraphModule, list[bool]]:
+    """Split a recording into what depends on the weights alone, and the rest.
 
-
-def _constants(graph: fx.Graph, weights: int) -> set[fx.Node]:
-    """Return the nodes that depend on the weights alone, which are the first placeholders."""
-    constant = set([node for node in graph.nodes if node.op == "placeholder"][:weights])
-    for node in graph.nodes:
-        if node.op == "get_attr" or (
-            node.op == "call_function"
-            and node.all_input_nodes
-            and constant.issuperset(node.all_input_nodes)
-        ):
-            constant.add(node)
-    return constant
-
-
-def _use_packed_products(recorded: fx.GraphModule, weights: int) -> None:
-    """Have oneDNN multiply with weights that lie as it likes them best, where it can."""
-    onednn = torch.ops.mkldnn
-    graph = recorded.graph
-    constant = _constants(graph, weights)
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in _PRODUCTS or node.kwargs:
-            continue
-        *bias, rows, weight = node.args
-        if weight not in constant or rows in constant or len(bias) > 1:
-            continue
-        if not _can_be_packed(weight.meta["val"].dtype):
-            continue
-        with graph.inserting_before(node):
-            outwards = graph.call_function(torch.ops.aten.t.default, (weight,))
-            contiguous = graph.call_function(torch.ops.aten.contiguous.default, (outwards,))
-            packed = graph.call_function(onednn._reorder_linear_weight.default, (contiguous, None))
-            gelu = _gelu_after(node)
-            then: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
-            product = graph.call_function(
-                onednn._linear_pointwise.default,
-                (rows, packed, bias[0] if bias else None, *then),
-            )
-        node.replace_all_uses_with(product)
-        graph.erase_node(node)
-        if gelu:
-            gelu.replace_all_uses_with(gelu.all_input_nodes[0])
-            graph.erase_node(gelu)
-
-
-def _can_be_packed(dtype: torch.dtype) -> bool:
-    """Whether oneDNN lays out weights of a type: half precision takes newer CPUs than AVX2."""
-    onednn = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not hasattr(onednn, "_linear_pointwise"):
-        return False
-    if dtype == torch.bfloat16:
-        return bool(onednn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
-
-
-def _gelu_after(product: fx.Node) -> fx.Node | None:
-    """Return the GELU that alone uses a product, itself or as another view."""
-    node = product
-    while len(node.users) == 1:
-        (node,) = node.users
-        if node.target is torch.ops.aten.gelu.default:
-            return node if node.kwargs == {"approximate": "tanh"} else None
-        if node.target is not torch.ops.aten.view.default:
-            return None
-    return None
-
-
-def _split(recorded: fx.GraphModule, weights: int) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Split a recording into what depends on the weights alone, and the rest."""
+    Returns:
+        The two, and of each tensor that the first hands to the second whether it is multiplied
+        with.
+    """
     nodes = list(recorded.graph.nodes)
-    constant = _constants(recorded.graph, weights)
+    constant = constants(recorded.graph, weights)
     needed = [
         node
         for node in nodes
@@ -270,4 +224,9 @@ def _split(recorded: fx.GraphModule, weights: int) -> tuple[fx.GraphModule, fx.G
             after.output(late[result])
         else:
             late[node] = after.node_copy(node, lambda one: late[one])
-    return fx.GraphModule(recorded, before), fx.GraphModule(recorded, after)
+    weights_of = multiplied(recorded.graph)
+    return (
+        fx.GraphModule(recorded, before),
+        fx.GraphModule(recorded, after),
+        [node in weights_of for node in needed],
+    )

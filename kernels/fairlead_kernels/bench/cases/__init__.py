@@ -5,7 +5,7 @@ A workload whose operation this version of the library does not have is not offe
 
 from __future__ import annotations
 
-from fairlead_kernels.bench.cases import attention, credit, logprobs, loss, sampling
+from fairlead_kernels.bench.cases import attention, credit, linear, logprobs, loss, sampling
 from fairlead_kernels.bench.workload import Workload
 
 __all__ = ["workloads"]
@@ -16,6 +16,7 @@ _ALL: tuple[Workload, ...] = (
     *loss.WORKLOADS,
     *sampling.WORKLOADS,
     *attention.WORKLOADS,
+    *linear.WORKLOADS,
 )
 
 

@@ -1,0 +1,148 @@
+"""What is made better in a recorded decoding step: fewer operations, and faster products."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fairlead_kernels.native.row_linear import launch
+
+_ATEN = torch.ops.aten
+_PRODUCTS = (_ATEN.addmm.default, _ATEN.mm.default)
+_SHAPES = (_ATEN.view.default, _ATEN.unsqueeze.default)
+
+
+def constants(graph: fx.Graph, weights: int) -> set[fx.Node]:
+    """Return the nodes that depend on the weights alone, which are the first placeholders."""
+    constant = set([node for node in graph.nodes if node.op == "placeholder"][:weights])
+    for node in graph.nodes:
+        if node.op == "get_attr" or (
+            node.op == "call_function"
+            and node.all_input_nodes
+            and constant.issuperset(node.all_input_nodes)
+        ):
+            constant.add(node)
+    return constant
+
+
+def use_fast_products(graph: fx.Graph, weights: int) -> None:
+    """Have `product` multiply with the weights, where oneDNN can: they are then ``[out, in]``."""
+    constant = constants(graph, weights)
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in _PRODUCTS or node.kwargs:
+            continue
+        *bias, rows, weight = node.args
+        if weight not in constant or rows in constant or len(bias) > 1:
+            continue
+        if not _can_be_packed(weight.meta["val"].dtype):
+            continue
+        gelu = _gelu_after(node)
+        with graph.inserting_before(node):
+            outwards = graph.call_function(_ATEN.t.default, (weight,))
+            fast = graph.call_function(
+                product, (rows, outwards, bias[0] if bias else None, gelu is not None)
+            )
+        fast.meta.update(node.meta)
+        node.replace_all_uses_with(fast)
+        graph.erase_node(node)
+        if gelu:
+            gelu.replace_all_uses_with(gelu.all_input_nodes[0])
+            graph.erase_node(gelu)
+
+
+def multiplied(graph: fx.Graph) -> set[Any]:
+    """Return the weights of `use_fast_products`."""
+    return {node.args[1] for node in graph.nodes if node.target is product}
+
+
+def packed(weight: Tensor) -> Tensor:
+    """Return a weight ``[out, in]`` laid out as oneDNN likes it best, for `product` alone."""
+    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return laid_out
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    """Return ``rows @ weight.T + bias``, and GPT-2's GELU of it where asked.
+
+    Args:
+        rows: ``[B, in]``; a single one where the weight is not `packed`.
+        weight: ``[out, in]``.
+        bias: ``[out]``.
+        gelu: Whether it follows.
+    """
+    if weight.is_mkldnn:
+        then: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *then)
+        return result
+    one = launch(rows, weight, bias)
+    return torch.nn.functional.gelu(one, approximate="tanh") if gelu else one
+
+
+def _can_be_packed(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out weights of a type: half precision takes newer CPUs than AVX2."""
+    onednn = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(onednn, "_linear_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(onednn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+def _gelu_after(product: fx.Node) -> fx.Node | None:
+    """Return the GELU that alone uses a product, itself or as another view."""
+    node = product
+    while len(node.users) == 1:
+        (node,) = node.users
+        if node.target is _ATEN.gelu.default:
+            return node if node.kwargs == {"approximate": "tanh"} else None
+        if node.target is not _ATEN.view.default:
+            return None
+    return None
+
+
+def leave_out_idle(graph: fx.Graph) -> None:
+    """Leave out operations that change nothing: a step of few rows costs what their number costs.
+
+    These are slices of everything, copies where nothing but the cache is written to, views of
+    views, and views to the shape there is.
+    """
+    only_read = not any(_writes_into_own(node) for node in graph.nodes)
+    for node in list(graph.nodes):
+        if node.target is _ATEN.view.default:
+            _shorten(graph, node)
+            continue
+        whole = node.target is _ATEN.slice.Tensor and node.args[2:] == (0, sys.maxsize)
+        copy = node.target is _ATEN.clone.default and not node.kwargs
+        if whole or (copy and only_read):
+            _replace(graph, node, node.args[0])
+    graph.eliminate_dead_code()
+
+
+def _writes_into_own(node: fx.Node) -> bool:
+    """Whether an operation writes into something that the step itself has made."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return False
+    written: Any = node.args[0]
+    return bool(written.op != "placeholder")
+
+
+def _shorten(graph: fx.Graph, view: fx.Node) -> None:
+    """Take a view of what an earlier view is of, or leave it out."""
+    given: Any = view.args
+    source, shape = given
+    while source.target in _SHAPES:
+        source = source.args[0]
+    view.args = (source, shape)
+    before = source.meta["val"].shape
+    # Of two dimensions with one size in common, the other is the same too.
+    if len(before) == len(shape) == 2 and shape[0] == -1 and shape[1] == before[1]:
+        _replace(graph, view, source)
+
+
+def _replace(graph: fx.Graph, node: fx.Node, by: Any) -> None:
+    node.replace_all_uses_with(by)
+    graph.erase_node(node)
