@@ -1,0 +1,119 @@
+"""Fairlead's PPO step and TRL's in turns: a busy minute of the machine strikes both.
+
+    python -m venv trl-env && trl-env/bin/pip install trl==1.12.0
+    python benchmarks/ppo_turns.py --trl trl-env/bin/python --json runs/turns.json
+
+Each round runs every case once, one process after the other; what is reported is the median over
+the rounds of each run's median step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+FAIRLEAD = Path(sys.executable).with_name("fairlead")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both do.
+
+    Attributes:
+        name: In the table.
+        flags: Of ``fairlead bench ppo``: sizes and lengths.
+        variants: More flags, by name: each is a case of ours against the same of TRL.
+        stop: Whether responses end early, which TRL is told.
+        steps: Measured a run.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    variants: dict[str, tuple[str, ...]]
+    stop: bool
+    steps: int
+
+
+SMALL = ("--layers", "2", "--hidden", "128", "--heads", "4")
+EARLY = ("--mean-length", "32")
+PLAIN: dict[str, tuple[str, ...]] = {"float32": ()}
+VARIANTS = {**PLAIN, "reused": ("--reuse",), "bfloat16": ("--precision", "bfloat16")}
+WORKS = (
+    Work("12 M", (), VARIANTS, False, 2),
+    Work("12 M, early ends", EARLY, PLAIN, True, 2),
+    Work("1 M", SMALL, PLAIN, False, 6),
+    Work("1 M, early ends", (*SMALL, *EARLY), PLAIN, True, 6),
+)
+
+
+def read(command: list[str], file: Path) -> Any:
+    """Run a command that writes a file, and read that."""
+    done = subprocess.run([*command, "--json", str(file)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(file.read_text())
+
+
+def one_round(trl: str, directory: Path, results: dict[str, dict[str, list[Any]]]) -> None:
+    """Run every case once."""
+    for number, work in enumerate(WORKS):
+        models = directory / str(number)
+        found = results.setdefault(work.name, {})
+        for name, more in work.variants.items():
+            keep = () if models.exists() else ("--keep", str(models))
+            command = [str(FAIRLEAD), "bench", "ppo", *work.flags, *more, *keep]
+            ours = read([*command, "--steps", str(work.steps)], directory / "ours.json")
+            found.setdefault(name, []).append(ours)
+        command = [trl, str(HERE / "ppo_trl.py"), "--models", str(models)]
+        command += ["--steps", str(work.steps), *(["--stop"] if work.stop else [])]
+        found.setdefault("TRL", []).append(read(command, directory / "trl.json"))
+
+
+def seconds(run: Any) -> float:
+    """Return a run's median step."""
+    return float(run["result"]["seconds"] if "result" in run else run["seconds"])
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trl", required=True, help="python of an environment with trl==1.12.0")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write every run's numbers")
+    options = parser.parse_args()
+    results: dict[str, dict[str, list[Any]]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+            one_round(options.trl, Path(directory), results)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+def table(results: dict[str, dict[str, list[Any]]]) -> str:
+    """Return the medians, and the range over the rounds, as Markdown."""
+    lines = ["| model | work | TRL, s | Fairlead, s | times faster | range |", "| --- " * 6 + "|"]
+    for name, runs in results.items():
+        theirs = [seconds(run) for run in runs["TRL"]]
+        for variant, own in runs.items():
+            if variant == "TRL":
+                continue
+            ours = [seconds(run) for run in own]
+            each = [one / other for one, other in zip(theirs, ours, strict=True)]
+            medians = f"{statistics.median(theirs):.2f} | {statistics.median(ours):.2f}"
+            ratio = f"{statistics.median(each):.2f}x | {min(each):.2f} to {max(each):.2f}"
+            lines.append(f"| {name} | {variant} | {medians} | {ratio} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
