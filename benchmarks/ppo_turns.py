@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every run's numbers")
     options = parser.parse_args()
     results: dict[str, dict[str, list[Any]]] = {}
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)

@@ -118,6 +118,8 @@ def ragged_attention(
     q, k, v = (one.to(dtype) for one in (query, key, value))
     with torch.autocast(device, enabled=False):
         if attention_mask is None or attention_mask.dtype != torch.int64:
+            if attention_mask is not None and attention_mask.is_floating_point():
+                attention_mask = attention_mask.to(dtype)
             out: Tensor = sdpa_attention_forward(
                 module, q, k, v, attention_mask, dropout=dropout, scaling=scaling, **more
             )[0]

@@ -182,7 +182,7 @@ def test_padding_takes_no_room_of_a_microbatch_without_padding() -> None:
     assert device_microbatches([10, 4, 1], 15, cpu, ragged=True) == [[0, 1, 2]]
 
 
-def test_equally_long_sequences_are_not_moved_and_give_the_same(tmp_path: Path) -> None:
+def test_equally_long_sequences_are_those_of_padded_rows(tmp_path: Path) -> None:
     model = causal(tmp_path)
     tokens = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
     where = torch.ones_like(tokens, dtype=torch.bool)
@@ -206,3 +206,11 @@ def test_autocast_does_not_bring_bfloat16_back_into_attention_on_a_cpu(
     assert found.dtype == torch.float32
     # bfloat16 has 8 bits: it would be off in the third digit.
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_mask_that_is_added_may_be_of_half_precision() -> None:
+    query, key, value = (torch.ones(1, 2, 3, 8, dtype=torch.bfloat16) for _ in range(3))
+    mask = torch.zeros(1, 1, 3, 3, dtype=torch.bfloat16)
+    found, _ = ragged_attention(torch.nn.Module(), query, key, value, mask)
+    assert found.dtype == torch.bfloat16
+    assert bool((found == 1).all())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fairlead.generation.rewrite import leave_out_idle
+from fairlead.generation.rewrite import leave_out_idle, product, use_fast_products
 
 ATEN = torch.ops.aten
 
@@ -33,8 +34,46 @@ def test_a_slice_of_everything_is_left_out_and_one_of_a_part_is_not() -> None:
     assert left(lambda x: x[::2].sin(), X) == [ATEN.slice.Tensor, ATEN.sin.default]
 
 
-def test_a_copy_is_left_out() -> None:
-    assert left(lambda x: x.clone() + 1, X) == [ATEN.add.Tensor]
+def test_a_copy_of_what_the_step_has_made_is_left_out() -> None:
+    assert left(lambda x: (x + 1).clone().sin(), X) == [ATEN.add.Tensor, ATEN.sin.default]
+
+
+def test_a_copy_of_the_cache_is_kept() -> None:
+    """It is written to between the copy and its use, as itself or as a view."""
+
+    def step(keys: Tensor) -> Tensor:
+        old = keys.view(24).clone()
+        keys.add_(1)
+        return old + keys.view(24)
+
+    assert ATEN.clone.default in left(step, X)
+
+
+def test_a_copy_that_brings_into_order_is_kept() -> None:
+    found = left(lambda x: (x + 1)[:, None].expand(4, 3, 6).clone().view(72), X)
+    assert ATEN.clone.default in found
+
+
+def product_of(*inputs: Tensor | None) -> Tensor:
+    rows, weight, bias = inputs
+    return product(rows, weight, bias, False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_product_takes_weights_however_they_lie_and_several_rows(rows: int) -> None:
+    given = torch.arange(4.0 * rows).view(rows, 4)
+    weight = torch.arange(80.0).view(10, 8)[::2, ::2]
+    torch.testing.assert_close(product_of(given, weight, None), given @ weight.t())
+
+
+def test_a_bias_that_is_spread_out_is_left_to_torch() -> None:
+    graph = make_fx(lambda w, b, x: torch.addmm(b, x, w))(
+        torch.ones(4, 5), torch.ones(1), torch.ones(1, 4)
+    ).graph
+    use_fast_products(graph, 2)
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [
+        ATEN.addmm.default
+    ]
 
 
 def test_a_copy_that_is_written_to_is_kept() -> None:

@@ -118,3 +118,18 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         row_linear(row, weight, bias)
+
+
+@needs_native
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_does_not_matter(default: torch.dtype) -> None:
+    """Room for bfloat16 numbers would be half of what is written."""
+    row, weight = normal(1, 8), normal(300, 8, seed=1)
+    expected, before = row_linear(row, weight, impl="cpp"), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(default)
+        found = row_linear(row, weight, impl="cpp")
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

@@ -13,7 +13,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from fairlead.errors import ConfigError, brief
 from fairlead.generation import HF
-from fairlead_kernels.native.memory import empty
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,10 @@ class SlotCache:
     ) -> None:
         self.slots, self.positions = slots, positions
         self.keys, self.values = (
-            [empty((slots, one.heads, positions, one.dim), one.dtype, device) for one in shapes]
+            [
+                torch.empty(slots, one.heads, positions, one.dim, dtype=one.dtype, device=device)
+                for one in shapes
+            ]
             for _ in range(2)
         )
         self._layers = [_Layer() for _ in shapes]

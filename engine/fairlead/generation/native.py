@@ -194,14 +194,15 @@ class _Loop:
             return
         ids = torch.tensor([self.request.sequence_ids[one.row] for one in sequences])
         begins = torch.tensor([len(one.uniform) for one in sequences])
-        positions = begins[:, None] + torch.arange(AHEAD)
+        ahead = min(AHEAD, max(one.limit - len(one.uniform) for one in sequences))
+        positions = begins[:, None] + torch.arange(ahead)
         uniform = philox_uniform(
             self.request.seed,
             self.request.iteration,
-            ids.repeat_interleave(AHEAD),
+            ids.repeat_interleave(ahead),
             positions.flatten(),
         )
-        for one, row in zip(sequences, uniform.view(-1, AHEAD).tolist(), strict=True):
+        for one, row in zip(sequences, uniform.view(-1, ahead).tolist(), strict=True):
             one.uniform += row
 
     def _retire(self) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.functional import linear
 
-from fairlead_kernels.native.row_linear import launch
+from fairlead_kernels import row_linear
 
 _ATEN = torch.ops.aten
 _PRODUCTS = (_ATEN.addmm.default, _ATEN.mm.default)
@@ -37,7 +38,10 @@ def use_fast_products(graph: fx.Graph, weights: int) -> None:
         *bias, rows, weight = node.args
         if weight not in constant or rows in constant or len(bias) > 1:
             continue
-        if not _can_be_packed(weight.meta["val"].dtype):
+        made = weight.meta["val"]
+        if not _can_be_packed(made.dtype):
+            continue
+        if bias and bias[0].meta["val"].shape != made.shape[1:]:  # one that is spread out
             continue
         gelu = _gelu_after(node)
         with graph.inserting_before(node):
@@ -68,7 +72,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Te
     """Return ``rows @ weight.T + bias``, and GPT-2's GELU of it where asked.
 
     Args:
-        rows: ``[B, in]``; a single one where the weight is not `packed`.
+        rows: ``[B, in]``.
         weight: ``[out, in]``.
         bias: ``[out]``.
         gelu: Whether it follows.
@@ -77,8 +81,10 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Te
         then: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *then)
         return result
-    one = launch(rows, weight, bias)
-    return torch.nn.functional.gelu(one, approximate="tanh") if gelu else one
+    # Of a single sequence a layer may still make several rows, one a head, say.
+    single = rows.shape[0] == 1
+    plain = row_linear(rows, weight, bias) if single else linear(rows, weight, bias)
+    return torch.nn.functional.gelu(plain, approximate="tanh") if gelu else plain
 
 
 def _can_be_packed(dtype: torch.dtype) -> bool:
@@ -115,10 +121,29 @@ def leave_out_idle(graph: fx.Graph) -> None:
             _shorten(graph, node)
             continue
         whole = node.target is _ATEN.slice.Tensor and node.args[2:] == (0, sys.maxsize)
-        copy = node.target is _ATEN.clone.default and not node.kwargs
-        if whole or (copy and only_read):
+        if whole or (only_read and _is_idle_copy(node)):
             _replace(graph, node, node.args[0])
     graph.eliminate_dead_code()
+
+
+def _is_idle_copy(node: fx.Node) -> bool:
+    """Whether a copy is of what the step has made itself, and lies as that does."""
+    if node.target is not _ATEN.clone.default or node.kwargs:
+        return False
+    source: Any = node.args[0]
+    if source.meta["val"].stride() != node.meta["val"].stride():
+        return False
+    return bool(_owner(source).op != "placeholder")
+
+
+def _owner(node: Any) -> Any:
+    """Return whose memory a node's result is in, through views and writes."""
+    while node.op == "call_function":
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and not any(one.alias_info for one in schema.returns):
+            break
+        node = node.args[0]
+    return node
 
 
 def _writes_into_own(node: fx.Node) -> bool:
@@ -126,8 +151,12 @@ def _writes_into_own(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable:
         return False
-    written: Any = node.args[0]
-    return bool(written.op != "placeholder")
+    written = [
+        node.args[at]
+        for at, one in enumerate(schema.arguments)
+        if one.alias_info is not None and one.alias_info.is_write and at < len(node.args)
+    ]
+    return any(_owner(one).op != "placeholder" for one in written)
 
 
 def _shorten(graph: fx.Graph, view: fx.Node) -> None:

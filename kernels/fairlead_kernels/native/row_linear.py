@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fairlead_kernels import native
 from fairlead_kernels.row_linear import OPERATION
 
-__all__ = ["launch"]
+__all__: list[str] = []
 
 _OP = "row_linear"
 
@@ -17,12 +16,11 @@ def _supports(device: str, row: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return native.refuse(device, row, weight, bias) or OPERATION.check(row, weight, bias)
 
 
-def launch(row: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Runs the kernel. Nothing is checked: for who has checked once and calls it many times."""
+def _launch(row: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     outputs, inputs = weight.shape
     # A dimension of size 1 may have any stride.
     inputs_first = weight.stride(1) != 1 and inputs > 1
-    out = torch.empty(1, outputs)
+    out = row.new_empty((1, outputs))
     stride = weight.stride(1) if inputs_first else weight.stride(0)
     row = row.contiguous()
     bias = None if bias is None else bias.contiguous()
@@ -30,4 +28,4 @@ def launch(row: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-native.register(_OP, "cpu", OPERATION.define(_OP, launch), _supports)
+native.register(_OP, "cpu", OPERATION.define(_OP, _launch), _supports)
