@@ -77,11 +77,6 @@ def one_round(trl: str, directory: Path, results: dict[str, dict[str, list[Any]]
         found.setdefault("TRL", []).append(read(command, directory / "trl.json"))
 
 
-def seconds(run: Any) -> float:
-    """Return a run's median step."""
-    return float(run["result"]["seconds"] if "result" in run else run["seconds"])
-
-
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -102,18 +97,27 @@ def main() -> None:
 
 
 def table(results: dict[str, dict[str, list[Any]]]) -> str:
-    """Return the medians, and the range over the rounds, as Markdown."""
-    lines = ["| model | work | TRL, s | Fairlead, s | times faster | range |", "| --- " * 6 + "|"]
+    """Return medians and the range of the rounds' ratios, and the highest peaks, as Markdown."""
+    columns = ("model", "work", "TRL, s", "Fairlead, s", "times faster", "range")
+    columns += ("of the matrix floor", "GiB", "TRL's GiB")
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for name, runs in results.items():
-        theirs = [seconds(run) for run in runs["TRL"]]
+        trl = runs["TRL"]
+        theirs = [run["seconds"] for run in trl]
         for variant, own in runs.items():
             if variant == "TRL":
                 continue
-            ours = [seconds(run) for run in own]
+            ours = [run["result"]["seconds"] for run in own]
             each = [one / other for one, other in zip(theirs, ours, strict=True)]
-            medians = f"{statistics.median(theirs):.2f} | {statistics.median(ours):.2f}"
-            ratio = f"{statistics.median(each):.2f}x | {min(each):.2f} to {max(each):.2f}"
-            lines.append(f"| {name} | {variant} | {medians} | {ratio} |")
+            floor = statistics.median(run["floor_seconds"] for run in own) / statistics.median(ours)
+            peaks = [max(run["result"]["peak_gib"].values()) for run in own]
+            cells = (
+                *(name, variant, f"{statistics.median(theirs):.2f}"),
+                *(f"{statistics.median(ours):.2f}", f"{statistics.median(each):.2f}x"),
+                *(f"{min(each):.2f} to {max(each):.2f}", f"{floor:.0%}", f"{max(peaks):.2f}"),
+                f"{max(run['peak_gib'] for run in trl):.2f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -19,8 +19,7 @@ def row_linear(
     """`row @ weight.T + bias` for a single row, which takes as long as reading the weight does.
 
     `cpp` takes float32 on the CPU; its result is the same in every bit whatever the number of
-    threads. What torch has is what there is for half precision, where oneDNN was measured faster,
-    on a GPU, and where a gradient is needed.
+    threads. Half precision, a GPU and a gradient are left to the reference.
 
     Args:
         row: `[1, I]`, floating.

@@ -12,11 +12,17 @@ TURNS = load("ppo_turns")
 
 
 def test_the_table_has_medians_and_the_range_of_each_rounds_ratio() -> None:
-    """Rounds 8 / 4, 9 / 3 and 12 / 2.4: 2, 3 and 5 times; medians 9 and 3."""
-    ours = [{"result": {"seconds": one}} for one in (4.0, 3.0, 2.4)]
-    theirs = [{"seconds": one} for one in (8.0, 9.0, 12.0)]
-    table = TURNS.table({"1 M": {"float32": ours, "TRL": theirs}})
-    assert table.splitlines()[2] == "| 1 M | float32 | 9.00 | 3.00 | 3.00x | 2.00 to 5.00 |"
+    """Rounds 8 / 4, 9 / 3 and 12 / 2.4: 2, 3 and 5 times; medians 9 and 3; the floor 1.5 / 3."""
+    ours = [
+        {"result": {"seconds": one, "peak_gib": {"a": 1.0, "b": gib}}, "floor_seconds": 1.5}
+        for one, gib in ((4.0, 0.5), (3.0, 1.25), (2.4, 0.5))
+    ]
+    theirs = [{"seconds": one, "peak_gib": one / 8} for one in (8.0, 9.0, 12.0)]
+    table = TURNS.table({"1 M": {"float32": ours, "TRL": theirs}}).splitlines()
+    assert table[2] == (
+        "| 1 M | float32 | 9.00 | 3.00 | 3.00x | 2.00 to 5.00 | 50% | 1.25 | 1.50 |"
+    )
+    assert {line.count("|") for line in table} == {10}
 
 
 def test_a_run_that_fails_ends_it_with_its_error(tmp_path: Path) -> None:

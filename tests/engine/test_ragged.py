@@ -192,14 +192,17 @@ def test_equally_long_sequences_are_those_of_padded_rows(tmp_path: Path) -> None
     torch.testing.assert_close(found, padded.flatten(0, 1), atol=1e-5, rtol=1e-5)
 
 
+class Causal(torch.nn.Module):
+    is_causal = True
+
+
 @pytest.mark.parametrize("layout", [None, torch.tensor([[[[0, 1, 2], [3, 4, -1]]]])])
 def test_autocast_does_not_bring_bfloat16_back_into_attention_on_a_cpu(
     layout: torch.Tensor | None,
 ) -> None:
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 5, 8, generator=draw) for _ in range(3))
-    module = torch.nn.Module()
-    module.is_causal = True  # type: ignore[assignment]
+    module = Causal()
     expected, _ = ragged_attention(module, query, key, value, layout)
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = ragged_attention(module, query, key, value, layout)
@@ -209,8 +212,10 @@ def test_autocast_does_not_bring_bfloat16_back_into_attention_on_a_cpu(
 
 
 def test_a_mask_that_is_added_may_be_of_half_precision() -> None:
-    query, key, value = (torch.ones(1, 2, 3, 8, dtype=torch.bfloat16) for _ in range(3))
-    mask = torch.zeros(1, 1, 3, 3, dtype=torch.bfloat16)
+    """Scores are equal, and of the values 1, 2 and 4 the last is masked: (1 + 2) / 2."""
+    query, key = (torch.ones(1, 2, 3, 8, dtype=torch.bfloat16) for _ in range(2))
+    value = torch.tensor([1.0, 2.0, 4.0]).view(1, 1, 3, 1).expand(1, 2, 3, 8).bfloat16()
+    mask = torch.tensor([0.0, 0.0, -torch.inf]).view(1, 1, 1, 3).expand(1, 1, 3, 3).bfloat16()
     found, _ = ragged_attention(torch.nn.Module(), query, key, value, mask)
     assert found.dtype == torch.bfloat16
-    assert bool((found == 1).all())
+    assert bool((found == 1.5).all())

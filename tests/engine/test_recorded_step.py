@@ -19,14 +19,8 @@ from fairlead.generation.attend import attending
 from fairlead.generation.native import NativeBackend, NativeConfig
 from fairlead.models import load_causal, ready
 from fairlead.strategy import SingleDevice
-from fairlead_kernels import native_status
 
 CONTEXT = 64
-
-
-needs_native = pytest.mark.skipif(
-    not native_status().available, reason=native_status().reason or "native module"
-)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +44,6 @@ def test_it_generates_with_the_weights_as_they_are_now(tmp_path: Path) -> None:
     assert rows(after) == rows(plain)
 
 
-@needs_native
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_single_row_is_multiplied_with_float32_weights_as_they_lie(
     tmp_path: Path, precision: str

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from fairlead_kernels import row_linear
 
@@ -82,9 +83,9 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Te
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *then)
         return result
     # Of a single sequence a layer may still make several rows, one a head, say.
-    single = rows.shape[0] == 1
-    plain = row_linear(rows, weight, bias) if single else linear(rows, weight, bias)
-    return torch.nn.functional.gelu(plain, approximate="tanh") if gelu else plain
+    multiply = row_linear if rows.shape[0] == 1 else functional.linear
+    plain: Tensor = multiply(rows, weight, bias)
+    return functional.gelu(plain, approximate="tanh") if gelu else plain
 
 
 def _can_be_packed(dtype: torch.dtype) -> bool:
@@ -140,7 +141,8 @@ def _owner(node: Any) -> Any:
     """Return whose memory a node's result is in, through views and writes."""
     while node.op == "call_function":
         schema = getattr(node.target, "_schema", None)
-        if schema is not None and not any(one.alias_info for one in schema.returns):
+        shares = schema is not None and any(one.alias_info for one in schema.returns)
+        if not shares and node.target is not operator.getitem:
             break
         node = node.args[0]
     return node

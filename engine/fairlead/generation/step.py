@@ -18,7 +18,6 @@ from fairlead.generation.rewrite import (
     packed,
     use_fast_products,
 )
-from fairlead_kernels import native_status
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 """From tokens and positions, ``[B]`` int64 each, to logits ``[B, V]``; it fills the cache."""
@@ -98,7 +97,7 @@ class Recording:
         use_fast_products(recorded.graph, len(weights))
         leave_out_idle(recorded.graph)
         self._prepare, self._step, self._multiplied = _split(recorded, len(weights))
-        self._single = cache.slots == 1 and native_status().available
+        self._single = cache.slots == 1
 
     def ready(self, model: Any) -> list[Tensor]:
         """Return what the step needs of the weights as they are now."""
