@@ -18,7 +18,7 @@ from transformers.activations import NewGELUActivation
 
 from fairlead.attention import XFORMERS
 from fairlead.errors import ConfigError, listing
-from fairlead.linear import OneDnnLinear, use_onednn
+from fairlead.linear import OneDnnLinear, use_faster_products
 from fairlead.ragged import RAGGED, ragged_hidden_states, takes_ragged, use_ragged
 from fairlead.strategy import Strategy
 from fairlead_kernels import linear_logprobs, token_logprobs
@@ -175,7 +175,7 @@ def ready(model: Any, strategy: Strategy, trained: bool) -> nn.Module:
     use_fused_gelu(model)
     placed: nn.Module = strategy.place(model, trained=trained)
     placed.eval()
-    use_onednn(placed)
+    use_faster_products(placed)
     placed._plain_head = _head_is_plain(placed)  # type: ignore[assignment]
     use_ragged(placed)
     return placed

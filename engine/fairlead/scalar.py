@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from fairlead.errors import ConfigError
-from fairlead.linear import use_onednn
+from fairlead.linear import use_faster_products
 from fairlead.models import hidden_at, load_config, use_fused_gelu
 from fairlead.ragged import use_ragged
 from fairlead.strategy import Strategy
@@ -158,6 +158,6 @@ def _make(
     # A frozen body may be held in half precision; the head and the bias never pass through it.
     placed.head.weight.data = head.to(strategy.device)
     placed.bias.data = bias.to(strategy.device)
-    use_onednn(placed.model)
+    use_faster_products(placed.model)
     use_ragged(placed.model)
     return placed.eval()
