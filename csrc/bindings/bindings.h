@@ -34,6 +34,7 @@ inline void check_cuda(const char* error) {
 
 void bind_decode_attention(py::module_& module);
 void bind_gae(py::module_& module);
+void bind_gelu(py::module_& module);
 void bind_kl_rewards(py::module_& module);
 void bind_whiten(py::module_& module);
 void bind_kl_gae_whiten(py::module_& module);
@@ -41,6 +42,7 @@ void bind_ppo_loss(py::module_& module);
 void bind_logprobs(py::module_& module);
 void bind_memory(py::module_& module);
 void bind_philox(py::module_& module);
+void bind_ragged_attention(py::module_& module);
 void bind_row_linear(py::module_& module);
 void bind_sample(py::module_& module);
 

@@ -15,6 +15,8 @@ PYBIND11_MODULE(_native, module) {
     fairlead::bindings::bind_logprobs(module);
     fairlead::bindings::bind_memory(module);
     fairlead::bindings::bind_philox(module);
+    fairlead::bindings::bind_gelu(module);
+    fairlead::bindings::bind_ragged_attention(module);
     fairlead::bindings::bind_row_linear(module);
     fairlead::bindings::bind_sample(module);
 }

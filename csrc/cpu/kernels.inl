@@ -9,6 +9,7 @@
 //
 #include "decode_attention.inl"
 #include "gae.inl"
+#include "gelu.inl"
 #include "kl_rewards.inl"
 #include "logprobs.inl"
 #include "philox.inl"
@@ -20,6 +21,10 @@
 //
 #include "kl_gae_whiten.inl"
 #include "row_linear.inl"
+//
+#include "products.inl"
+//
+#include "ragged_attention.inl"
 
 namespace fairlead::FAIRLEAD_ISA {
 
@@ -37,6 +42,9 @@ const CpuKernels kernels = {
     philox_uniform,
     sample,
     row_linear,
+    gelu,
+    ragged_attention_forward,
+    ragged_attention_backward,
 };
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -16,6 +16,7 @@ from fairlead_kernels.dispatch import (
     register_implementation,
 )
 from fairlead_kernels.gae import gae
+from fairlead_kernels.gelu import gelu
 from fairlead_kernels.kl_gae_whiten import kl_gae_whiten
 from fairlead_kernels.kl_rewards import kl_rewards
 from fairlead_kernels.linear_logprobs import linear_logprobs
@@ -27,6 +28,7 @@ from fairlead_kernels.ppo_loss import (
     ppo_policy_loss,
     ppo_value_loss,
 )
+from fairlead_kernels.ragged_attention import ragged_attention
 from fairlead_kernels.row_linear import row_linear
 from fairlead_kernels.sample import sample
 from fairlead_kernels.token_logprobs import token_logprobs
@@ -41,6 +43,7 @@ __all__ = [
     "ValueLossMetrics",
     "decode_attention",
     "gae",
+    "gelu",
     "kl_gae_whiten",
     "kl_rewards",
     "linear_logprobs",
@@ -49,6 +52,7 @@ __all__ = [
     "philox_uniform",
     "ppo_policy_loss",
     "ppo_value_loss",
+    "ragged_attention",
     "register_implementation",
     "row_linear",
     "sample",
@@ -60,11 +64,13 @@ __all__ = [
 # Each registers its implementations when it is imported, after the operation is defined.
 import fairlead_kernels.native.decode_attention
 import fairlead_kernels.native.gae
+import fairlead_kernels.native.gelu
 import fairlead_kernels.native.kl_gae_whiten
 import fairlead_kernels.native.kl_rewards
 import fairlead_kernels.native.linear_logprobs
 import fairlead_kernels.native.philox
 import fairlead_kernels.native.ppo_loss
+import fairlead_kernels.native.ragged_attention
 import fairlead_kernels.native.row_linear
 import fairlead_kernels.native.sample
 import fairlead_kernels.native.token_logprobs

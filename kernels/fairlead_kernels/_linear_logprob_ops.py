@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead_kernels._logprob_ops import STATS, Block, Blocks, differentiate, outputs, plain
-from fairlead_kernels._torch_op import define
+from fairlead_kernels._logprob_ops import STATS, Block, Blocks, outputs, plain
+from fairlead_kernels._torch_op import define, differentiate
 
 __all__ = ["Chunks", "define_linear_logprobs"]
 

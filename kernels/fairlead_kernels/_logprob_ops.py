@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fairlead_kernels._torch_op import define, library
-from fairlead_kernels.dispatch import OWN
+from fairlead_kernels._torch_op import define, differentiate
 
-__all__ = ["STATS", "Block", "Blocks", "define_token_logprobs", "differentiate", "outputs"]
+__all__ = ["STATS", "Block", "Blocks", "define_token_logprobs", "outputs"]
 
 STATS = 4
 """Numbers a row that the backward needs: largest logit, sum of exp, mean energy, label counts."""
@@ -78,23 +77,6 @@ def outputs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs, entropies and the backward's numbers, not filled in."""
     logprobs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
     return logprobs, torch.empty_like(logprobs), logprobs.new_empty((*labels.shape, STATS))
-
-
-def differentiate(
-    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
-) -> None:
-    """Gives a torch operation its gradient, and that gradient, `NAME_backward`, an error.
-
-    Without the error torch would take the second derivative for zero.
-    """
-    torch.library.register_autograd(
-        f"{OWN}::{name}", backward, setup_context=setup_context, lib=library
-    )
-
-    def no_second(_ctx: Any, *_grads: Tensor) -> None:
-        raise RuntimeError(f"{name} has no second derivative; impl='reference' has one")
-
-    torch.library.register_autograd(f"{OWN}::{name}_backward", no_second, lib=library)
 
 
 def plain(grad: Tensor | None) -> Tensor | None:

@@ -219,6 +219,48 @@ def philox_uniform_cuda(
     device: int,
     stream: int,
 ) -> None: ...
+def gelu_cpu(
+    x: int,
+    grad: int,
+    out: int,
+    count: int,
+    type: int,
+    threads: int = ...,
+    instruction_set: str = ...,
+) -> None: ...
+def ragged_attention_forward_cpu(
+    query: int,
+    keys: int,
+    values: int,
+    offsets: int,
+    out: int,
+    logsums: int,
+    shape: tuple[int, int, int, int, int],
+    strides: tuple[int, int, int, int, int, int],
+    scale: float,
+    type: int,
+    threads: int = ...,
+    instruction_set: str = ...,
+) -> None: ...
+def ragged_attention_backward_cpu(
+    query: int,
+    keys: int,
+    values: int,
+    offsets: int,
+    out: int,
+    logsums: int,
+    grad_out: int,
+    grad_query: int,
+    grad_keys: int,
+    grad_values: int,
+    shape: tuple[int, int, int, int, int],
+    strides: tuple[int, int, int, int, int, int],
+    grad_strides: tuple[int, int],
+    scale: float,
+    type: int,
+    threads: int = ...,
+    instruction_set: str = ...,
+) -> None: ...
 def row_linear_cpu(
     row: int,
     weight: int,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairlead_kernels.dispatch import OWN
 
-__all__ = ["TorchOp", "define", "library", "unlike"]
+__all__ = ["TorchOp", "define", "differentiate", "library", "unlike"]
 
 # A library of its own rather than torch.library.custom_op: the same operation to torch.compile and
 # opcheck, without that wrapper's cost a call. (torch leaves these methods untyped.)
@@ -35,6 +35,23 @@ def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) ->
     for key in ("CPU", "CUDA"):
         library.impl(name, launch, key)
     torch.library.register_fake(f"{OWN}::{name}", fake, lib=library)
+
+
+def differentiate(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> None:
+    """Gives a torch operation its gradient, and that gradient, `NAME_backward`, an error.
+
+    Without the error torch would take the second derivative for zero.
+    """
+    torch.library.register_autograd(
+        f"{OWN}::{name}", backward, setup_context=setup_context, lib=library
+    )
+
+    def no_second(_ctx: Any, *_grads: Tensor) -> None:
+        raise RuntimeError(f"{name} has no second derivative; impl='reference' has one")
+
+    torch.library.register_autograd(f"{OWN}::{name}_backward", no_second, lib=library)
 
 
 def _plain(operation: Callable[..., Any], *args: Any) -> Any:

@@ -17,6 +17,7 @@ MACHINES = {("cpu", n): Machine(CPU, n, **LIMITS) for n in range(1, 65)}
 SHAPES = {
     ("N", "V"): (7, 130),
     ("N", "D", "V"): (5, 8, 67),
+    ("N", "D"): (6, 40),
     ("B", "T"): (9, 13),
     ("B", "V"): (11, 1500),
     ("B",): (70,),

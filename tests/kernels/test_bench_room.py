@@ -47,6 +47,7 @@ def test_what_is_counted_is_about_what_is_taken(workload, counted):
     shape = {
         ("N", "V"): (30, 5000),
         ("N", "D", "V"): (60, 16, 3000),
+        ("N", "D"): (300, 100),
         ("B", "T"): (500, 40),
         ("B", "V"): (20, 5000),
         ("I", "O"): (300, 400),

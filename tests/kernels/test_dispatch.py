@@ -111,6 +111,8 @@ def test_the_listing_marks_one_automatic_choice_for_each_operation_and_device():
         "sample",
         "philox_uniform",
         "row_linear",
+        "gelu",
+        "ragged_attention",
     }
 
 

@@ -53,6 +53,10 @@ CALLS = {
     "philox_uniform": lambda x, y, impl: kernels.philox_uniform(2**64 - 3, 3, x, y, impl),
     "decode_attention": lambda *args, impl: kernels.decode_attention(*args, impl=impl),
     "row_linear": lambda x, y, impl: kernels.row_linear(x, y, impl=impl),
+    "gelu": lambda x, impl: kernels.gelu(x, impl),
+    "ragged_attention": lambda *args, impl: kernels.ragged_attention(
+        *args, len(args[0]), impl=impl
+    ),
 }
 DIFFERENTIABLE = [op for op in CALLS if op not in ("sample", "philox_uniform", "decode_attention")]
 
@@ -70,6 +74,11 @@ def tensors_for(op, rows=4, width=6):
         "philox_uniform": (index, 7 * index),
         "decode_attention": case(rows, 4, 2, width, 8),
         "row_linear": (normal(1, width), normal(rows, width, seed=1)),
+        "gelu": (x,),
+        "ragged_attention": (
+            *(normal(rows, 2, 8, seed=seed) for seed in range(3)),
+            torch.tensor([0, 1, rows]),
+        ),
     }.get(op, (x, y, mask))
 
 

@@ -3,11 +3,13 @@
 
 #include "fairlead/decode_attention.h"
 #include "fairlead/gae.h"
+#include "fairlead/gelu.h"
 #include "fairlead/kl_gae_whiten.h"
 #include "fairlead/kl_rewards.h"
 #include "fairlead/logprobs.h"
 #include "fairlead/philox.h"
 #include "fairlead/ppo_loss.h"
+#include "fairlead/ragged_attention.h"
 #include "fairlead/row_linear.h"
 #include "fairlead/sample.h"
 #include "fairlead/whiten.h"
@@ -27,6 +29,9 @@ struct CpuKernels {
     void (*philox_uniform)(const PhiloxArguments&);
     void (*sample)(const SampleArguments&);
     void (*row_linear)(const RowLinearArguments&);
+    void (*gelu)(const GeluArguments&);
+    void (*ragged_attention_forward)(const RaggedAttentionForward&);
+    void (*ragged_attention_backward)(const RaggedAttentionBackward&);
 };
 
 // The kernels of an instruction set ("avx512", "avx2", "generic"), or the widest that this

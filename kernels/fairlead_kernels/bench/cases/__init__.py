@@ -5,7 +5,15 @@ A workload whose operation this version of the library does not have is not offe
 
 from __future__ import annotations
 
-from fairlead_kernels.bench.cases import attention, credit, linear, logprobs, loss, sampling
+from fairlead_kernels.bench.cases import (
+    attention,
+    credit,
+    linear,
+    logprobs,
+    loss,
+    sampling,
+    training,
+)
 from fairlead_kernels.bench.workload import Workload
 
 __all__ = ["workloads"]
@@ -17,6 +25,7 @@ _ALL: tuple[Workload, ...] = (
     *sampling.WORKLOADS,
     *attention.WORKLOADS,
     *linear.WORKLOADS,
+    *training.WORKLOADS,
 )
 
 

@@ -1,0 +1,32 @@
+"""`gelu` in native code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairlead_kernels import native
+from fairlead_kernels._torch_op import differentiate
+from fairlead_kernels.gelu import GRADIENT, OPERATION, differentiate_by, keep, takes
+from fairlead_kernels.native.layout import FLOAT_TYPES
+
+__all__: list[str] = []
+
+_OP = "gelu"
+
+
+def _supports(device: str, x: Tensor) -> str | None:
+    return takes(x) or native.refuse(device, x, gradient=True)
+
+
+def _launch(x: Tensor, grad: Tensor | None = None) -> Tensor:
+    if x.device.type != "cpu":
+        raise ValueError(f"{_OP}: it runs on cpu tensors, this is on {x.device}")
+    out = torch.empty(x.shape, dtype=x.dtype)
+    native.call(_OP, x, grad, out, x.numel(), FLOAT_TYPES[x.dtype])
+    return out
+
+
+_gradient = GRADIENT.define(f"{_OP}_backward", _launch)
+native.register(_OP, "cpu", OPERATION.define(_OP, _launch), _supports)
+differentiate(_OP, differentiate_by(_gradient), keep)
