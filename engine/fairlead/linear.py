@@ -29,12 +29,15 @@ def use_faster_products(model: nn.Module) -> None:
     Torch's own library, MKL, is made by Intel and slow on other makers' processors. It goes by the
     maker, and nothing is timed, so that a run repeated on a machine is the same to the last bit.
     """
-    if not (torch.backends.mkl.is_available() and _is_intel()):
+    if not torch_is_fast():
         use_onednn(model)
 
 
 @cache
-def _is_intel() -> bool:
+def torch_is_fast() -> bool:
+    """Whether torch multiplies float32 by MKL, on a processor of its maker."""
+    if not torch.backends.mkl.is_available():
+        return False
     try:
         facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -14,14 +14,14 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.activations import NewGELUActivation
+from transformers.activations import GELUTanh, NewGELUActivation
 
 from fairlead.attention import XFORMERS
 from fairlead.errors import ConfigError, listing
 from fairlead.linear import OneDnnLinear, use_faster_products
 from fairlead.ragged import RAGGED, ragged_hidden_states, takes_ragged, use_ragged
 from fairlead.strategy import Strategy
-from fairlead_kernels import linear_logprobs, token_logprobs
+from fairlead_kernels import gelu, linear_logprobs, token_logprobs
 
 # Loading prints progress bars and advice meant for other ways of using transformers.
 transformers.utils.logging.disable_progress_bar()
@@ -182,14 +182,25 @@ def ready(model: Any, strategy: Strategy, trained: bool) -> nn.Module:
 
 
 def use_fused_gelu(model: nn.Module) -> None:
-    """Have torch compute GPT-2's approximation of GELU in one operation in place of eight.
+    """Compute GPT-2's approximation of GELU in one operation, where a model takes eight or torch's.
 
     The function is the same to rounding; forward and backward touch memory once.
     """
     for parent in model.modules():
         for name, child in parent.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(parent, name, nn.GELU(approximate="tanh"))
+            tanh = type(child) is nn.GELU and child.approximate == "tanh"
+            if tanh or isinstance(child, NewGELUActivation | GELUTanh):
+                setattr(parent, name, Gelu())
+
+
+class Gelu(nn.Module):
+    """The approximation of GELU by tanh, as an operation of the kernel library."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return GELU of each number."""
+        if type(x) is not Tensor:  # recorded, and then made part of the product before it
+            return nn.functional.gelu(x, approximate="tanh")
+        return gelu(x)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """Forward passes without padding: a batch's sequences laid end to end in one row.
 
 Everything in a transformer but attention treats each token by itself, so the row needs no padding
-there. Attention takes the sequences apart again. Where each token lies is told to it in the place
-of the mask, as whole numbers: transformers hands a mask of four dimensions on as it is.
+there. Attention keeps the sequences apart. Where each one begins is told to it in the place of the
+mask, as whole numbers: transformers hands a mask of four dimensions on as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 
 from fairlead.attention import CHANGES_SCORES
 from fairlead.linear import ROUND
+from fairlead_kernels import ragged_attention
 
 RAGGED = "fairlead_ragged"
 
@@ -32,7 +33,7 @@ def use_ragged(model: Any) -> None:
     model._ragged = False
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return
-    AttentionInterface.register(RAGGED, ragged_attention)
+    AttentionInterface.register(RAGGED, attend)
     AttentionMaskInterface.register(RAGGED, sdpa_mask)
     model.set_attn_implementation(RAGGED)
     model._ragged = _same(model)
@@ -64,11 +65,11 @@ def ragged_hidden_states(model: Any, tokens: Tensor, lengths: Tensor, where: Ten
     """
     place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     run = _rounded_up(place < lengths[:, None])
-    row = run.flatten().cumsum(0).view(run.shape) - 1
+    offsets = nn.functional.pad(run.sum(1).cumsum(0), (1, 0))
     output = model.base_model(
         input_ids=tokens[run][None],
         position_ids=place[run][None],
-        attention_mask=row.masked_fill(~run, -1)[None, None],
+        attention_mask=offsets.expand(1, 1, tokens.shape[1], -1),
         use_cache=False,
     )
     hidden: Tensor = output.last_hidden_state[0]
@@ -85,7 +86,7 @@ def _rounded_up(counts: Tensor) -> Tensor:
     return run.view(counts.shape)
 
 
-def ragged_attention(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -102,8 +103,8 @@ def ragged_attention(
         query: ``[B, H, S, D]``; of a row of many sequences ``[1, H, N, D]``.
         key: As the query, with as many heads or a divisor of them.
         value: As the key.
-        attention_mask: A mask, or the row's layout: ``[1, 1, B, S]`` int64, where in the row each
-            sequence's tokens lie, -1 past its end.
+        attention_mask: A mask, or where the row's sequences begin: ``[1, 1, S, B + 1]`` int64, the
+            offsets of `ragged_attention` repeated S times, S the length of the longest.
         dropout: Share of the attention weights to drop.
         scaling: Of the scores.
         more: What transformers passes besides.
@@ -111,49 +112,43 @@ def ragged_attention(
     Returns:
         ``[B, S, H, D]``, of a row ``[1, N, H, D]``; and None.
     """
-    # Rotary embeddings may leave float32 queries beside bfloat16 values. On a CPU attention in
-    # bfloat16 takes longer than in float32, twice as long backwards; autocast would bring it back.
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        out = _padded(module, query, key, value, attention_mask, dropout, scaling, **more)
+        return out, None
+    for name in CHANGES_SCORES:
+        if more.get(name) is not None:
+            raise NotImplementedError(f"rows of many sequences with this model's {name}")
+    if dropout:
+        raise NotImplementedError("rows of many sequences with dropout of attention")
+    # Rotary embeddings may leave float32 queries beside bfloat16 values.
+    q, k, v = (one[0].transpose(0, 1).to(value.dtype) for one in (query, key, value))
+    offsets, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
+    return ragged_attention(q, k, v, offsets, longest, scaling)[None], None
+
+
+def _padded(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    **more: Any,
+) -> Tensor:
+    """Attend as transformers' own function does."""
+    # On a CPU torch's attention takes longer in bfloat16 than in float32, twice as long backwards;
+    # autocast would bring it back.
     device = value.device.type
     dtype = torch.float32 if device == "cpu" else value.dtype
     q, k, v = (one.to(dtype) for one in (query, key, value))
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(dtype)
     with torch.autocast(device, enabled=False):
-        if attention_mask is None or attention_mask.dtype != torch.int64:
-            if attention_mask is not None and attention_mask.is_floating_point():
-                attention_mask = attention_mask.to(dtype)
-            out: Tensor = sdpa_attention_forward(
-                module, q, k, v, attention_mask, dropout=dropout, scaling=scaling, **more
-            )[0]
-            return out.to(value.dtype), None
-        for name in CHANGES_SCORES:
-            if more.get(name) is not None:
-                raise NotImplementedError(f"rows of many sequences with this model's {name}")
-        layout = attention_mask[0, 0]
-        attended = nn.functional.scaled_dot_product_attention(
-            _apart(q, layout),
-            _apart(k, layout),
-            _apart(v, layout),
-            is_causal=True,
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-    together = attended.transpose(1, 2).flatten(0, 1)
-    if not _fills(layout, query):
-        together = together.index_select(0, layout.flatten().ge(0).nonzero().squeeze(1))
-    return together.to(value.dtype)[None], None
-
-
-def _fills(layout: Tensor, row: Tensor) -> bool:
-    """Whether the sequences are all as long as the longest: nothing is to be moved then."""
-    return layout.numel() == row.shape[2]
-
-
-def _apart(row: Tensor, layout: Tensor) -> Tensor:
-    """Take ``[1, H, N, D]`` to ``[B, H, S, D]``; past a sequence's end lies what nothing reads."""
-    spread = row[0].transpose(0, 1)
-    if not _fills(layout, row):
-        spread = spread.index_select(0, layout.flatten().clamp(min=0))
-    return spread.view(*layout.shape, *spread.shape[1:]).transpose(1, 2)
+        out: Tensor = sdpa_attention_forward(
+            module, q, k, v, mask, dropout=dropout, scaling=scaling, **more
+        )[0]
+    return out.to(value.dtype)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from fairlead.models import hidden_states, ready, target_logprobs
 from fairlead.ragged import (
     RAGGED,
     _rounded_up,
-    ragged_attention,
+    attend,
     ragged_hidden_states,
     takes_ragged,
 )
@@ -196,16 +196,19 @@ class Causal(torch.nn.Module):
     is_causal = True
 
 
-@pytest.mark.parametrize("layout", [None, torch.tensor([[[[0, 1, 2], [3, 4, -1]]]])])
+OFFSETS = torch.tensor([0, 3, 5]).expand(1, 1, 3, 3)
+
+
+@pytest.mark.parametrize("offsets", [None, OFFSETS])
 def test_autocast_does_not_bring_bfloat16_back_into_attention_on_a_cpu(
-    layout: torch.Tensor | None,
+    offsets: torch.Tensor | None,
 ) -> None:
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 5, 8, generator=draw) for _ in range(3))
     module = Causal()
-    expected, _ = ragged_attention(module, query, key, value, layout)
+    expected, _ = attend(module, query, key, value, offsets)
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = ragged_attention(module, query, key, value, layout)
+        found, _ = attend(module, query, key, value, offsets)
     assert found.dtype == torch.float32
     # bfloat16 has 8 bits: it would be off in the third digit.
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
@@ -216,6 +219,6 @@ def test_a_mask_that_is_added_may_be_of_half_precision() -> None:
     query, key = (torch.ones(1, 2, 3, 8, dtype=torch.bfloat16) for _ in range(2))
     value = torch.tensor([1.0, 2.0, 4.0]).view(1, 1, 3, 1).expand(1, 2, 3, 8).bfloat16()
     mask = torch.tensor([0.0, 0.0, -torch.inf]).view(1, 1, 1, 3).expand(1, 1, 3, 3).bfloat16()
-    found, _ = ragged_attention(torch.nn.Module(), query, key, value, mask)
+    found, _ = attend(torch.nn.Module(), query, key, value, mask)
     assert found.dtype == torch.bfloat16
     assert bool((found == 1.5).all())

@@ -24,6 +24,7 @@ from support import configure, run_stages
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+import fairlead.ragged
 from fairlead.components import RewardBatch, Scores
 from fairlead.errors import ConfigError, RewardError
 from fairlead.rollout import Actors, Rollout, collect, truncation_rule
@@ -286,6 +287,13 @@ def test_no_forward_of_the_rl_stage_has_dropout(
 
     monkeypatch.setattr(torch.nn.functional, "dropout", spy_dropout)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy_attention)
+    ragged = fairlead.ragged.ragged_attention
+
+    def spy_ragged(*args: Any) -> Any:  # it has no dropout to be active
+        calls["attention"] += 1
+        return ragged(*args)
+
+    monkeypatch.setattr(fairlead.ragged, "ragged_attention", spy_ragged)
     evaluator = {
         "name": "reward",
         "prompts": {"name": "inline", "records": [{"prompt": "w1"}, {"prompt": "w2"}]},

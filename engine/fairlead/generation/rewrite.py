@@ -10,10 +10,21 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from fairlead.linear import torch_is_fast
 from fairlead_kernels import row_linear
 
 _ATEN = torch.ops.aten
 _PRODUCTS = (_ATEN.addmm.default, _ATEN.mm.default)
+_METHODS = {
+    _ATEN.view.default: "view",
+    _ATEN.transpose.int: "transpose",
+    _ATEN.select.int: "select",
+    _ATEN.unsqueeze.default: "unsqueeze",
+    _ATEN.sym_size.int: "size",
+    _ATEN.add.Tensor: "add",
+    _ATEN.mul.Tensor: "mul",
+    _ATEN.neg.default: "neg",
+}
 _SHAPES = (_ATEN.view.default, _ATEN.unsqueeze.default)
 
 
@@ -83,7 +94,8 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Te
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *then)
         return result
     # Of a single sequence a layer may still make several rows, one a head, say.
-    multiply = row_linear if rows.shape[0] == 1 else functional.linear
+    one = rows.shape[0] == 1 and not torch_is_fast()
+    multiply = row_linear if one else functional.linear
     plain: Tensor = multiply(rows, weight, bias)
     return functional.gelu(plain, approximate="tanh") if gelu else plain
 
@@ -125,6 +137,14 @@ def leave_out_idle(graph: fx.Graph) -> None:
         if whole or (only_read and _is_idle_copy(node)):
             _replace(graph, node, node.args[0])
     graph.eliminate_dead_code()
+
+
+def call_directly(graph: fx.Graph) -> None:
+    """Call tensors' own methods, which find their operation sooner than an overload of it does."""
+    for node in graph.nodes:
+        name = _METHODS.get(node.target)
+        if node.op == "call_function" and name and isinstance(node.args[0], fx.Node):
+            node.op, node.target = "call_method", name
 
 
 def _is_idle_copy(node: fx.Node) -> bool:

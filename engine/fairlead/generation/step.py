@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from fairlead.generation.attend import decoding
 from fairlead.generation.cache import SlotCache
 from fairlead.generation.rewrite import (
+    call_directly,
     constants,
     leave_out_idle,
     multiplied,
@@ -223,6 +224,7 @@ def _split(
             after.output(late[result])
         else:
             late[node] = after.node_copy(node, lambda one: late[one])
+    call_directly(after)
     weights_of = multiplied(recorded.graph)
     return (
         fx.GraphModule(recorded, before),
