@@ -1,8 +1,8 @@
-"""Linear layers of a model on a CPU in float32, multiplied by oneDNN.
+"""Linear layers of a model on a CPU in float32, multiplied by oneDNN where it is the faster one.
 
-Torch takes another library for float32 products, which on many machines is slower at the shapes of
-a transformer, and reads transposed weights at half its speed. Nothing else changes: the layers hold
-the same parameters under the same names.
+Torch takes another library for float32 products, which on processors of other makers than Intel is
+slower at the shapes of a transformer, and reads transposed weights at half its speed. Nothing else
+changes: the layers hold the same parameters under the same names.
 """
 
 from __future__ import annotations

@@ -28,7 +28,15 @@ transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
 RESIDUAL_DROPOUT = ("resid_pdrop", "hidden_dropout", "dropout")
-OTHER_DROPOUT = ("embd_pdrop", "attn_pdrop", "attention_dropout", "activation_dropout", "layerdrop")
+OTHER_DROPOUT = (
+    "embd_pdrop",
+    "attn_pdrop",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attention_dropout_prob",
+    "activation_dropout",
+    "layerdrop",
+)
 
 LARGE_LOGITS = 64 << 20
 """Bytes of float32 logits beyond which log-probs go through `linear_logprobs`.

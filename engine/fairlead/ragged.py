@@ -118,12 +118,29 @@ def attend(
     for name in CHANGES_SCORES:
         if more.get(name) is not None:
             raise NotImplementedError(f"rows of many sequences with this model's {name}")
-    if dropout:
-        raise NotImplementedError("rows of many sequences with dropout of attention")
-    # Rotary embeddings may leave float32 queries beside bfloat16 values.
-    q, k, v = (one[0].transpose(0, 1).to(value.dtype) for one in (query, key, value))
     offsets, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
-    return ragged_attention(q, k, v, offsets, longest, scaling)[None], None
+    if dropout:  # of a family whose name for it `set_dropout` does not know
+        mask = _within_sequences(offsets, query.shape[2])
+        return _padded(module, query, key, value, mask, dropout, scaling, **more), None
+    # Rotary embeddings may leave float32 queries beside bfloat16 values.
+    q, k, v = (_rows(one, query.shape[3]).to(value.dtype) for one in (query, key, value))
+    out = ragged_attention(q, k, v, offsets, longest, scaling)
+    return out[None, ..., : value.shape[3]], None
+
+
+def _within_sequences(offsets: Tensor, positions: int) -> Tensor:
+    """Return the ``[1, 1, N, N]`` mask that is causal and stays within a sequence."""
+    at = torch.arange(positions, device=offsets.device)
+    sequence = torch.searchsorted(offsets.contiguous(), at, right=True)
+    return ((sequence[:, None] == sequence) & (at[:, None] >= at))[None, None]
+
+
+def _rows(heads: Tensor, width: int) -> Tensor:
+    """Take ``[1, H, N, D]`` to ``[N, H, width]``; values narrower than keys get zeros."""
+    rows = heads[0].transpose(0, 1)
+    if rows.shape[2] < width:
+        rows = nn.functional.pad(rows, (0, width - rows.shape[2]))
+    return rows if rows.stride(2) == 1 else rows.contiguous()
 
 
 def _padded(

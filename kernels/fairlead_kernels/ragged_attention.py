@@ -122,26 +122,29 @@ def _reference(
     positions, heads, dim = query.shape
     place = torch.arange(longest, device=query.device)
     inside = place < offsets.diff()[:, None]
-    # Past a sequence's end lies what nothing before it sees, and what is left out afterwards.
-    rows = torch.where(inside, offsets[:-1, None] + place, 0)
+    # Past a sequence's end there are zeros, whatever is in the row.
+    rows = torch.where(inside, offsets[:-1, None] + place, positions)
+    # On a CPU torch's attention is slower in half precision, and autocast would bring it back.
+    dtype = torch.float32 if query.is_cpu and query.itemsize == 2 else query.dtype
 
     def apart(row: Tensor) -> Tensor:
-        padded = row.index_select(0, rows.flatten()).view(*rows.shape, *row.shape[1:])
+        longer = torch.cat([row.to(dtype), row.new_zeros(1, *row.shape[1:], dtype=dtype)])
+        padded = longer.index_select(0, rows.flatten()).view(*rows.shape, *row.shape[1:])
         return padded.transpose(1, 2)
 
-    attended = torch.nn.functional.scaled_dot_product_attention(
-        apart(query),
-        apart(keys),
-        apart(values),
-        is_causal=True,
-        scale=scale,
-        enable_gqa=heads != keys.shape[1],
-    )
+    with torch.autocast(query.device.type, enabled=False):
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            apart(query),
+            apart(keys),
+            apart(values),
+            is_causal=True,
+            scale=scale,
+            enable_gqa=heads != keys.shape[1],
+        )
     together = attended.transpose(1, 2).reshape(-1, heads, dim)
     # A place past an end is sent to a row of its own, past all others.
-    target = torch.where(inside, rows, positions).flatten()
-    empty = query.new_zeros(positions + 1, heads, dim)
-    return empty.index_copy(0, target, together)[:positions]
+    empty = query.new_zeros(positions + 1, heads, dim, dtype=dtype)
+    return empty.index_copy(0, rows.flatten(), together)[:positions].to(query.dtype)
 
 
 def _results(query: Tensor, *_others: object) -> tuple[Tensor, Tensor]:

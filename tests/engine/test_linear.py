@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fairlead.linear import OneDnnConv1D, OneDnnLinear, use_onednn
+from fairlead import linear
+from fairlead.linear import (
+    OneDnnConv1D,
+    OneDnnLinear,
+    torch_is_fast,
+    use_faster_products,
+    use_onednn,
+)
 
 LAYERS = {
     "linear": lambda: nn.Linear(48, 80),
@@ -115,3 +123,30 @@ def test_a_subclass_of_a_linear_layer_is_left_alone() -> None:
     model = nn.Sequential(Own(4, 4))
     use_onednn(model)
     assert type(model[0]) is Own
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_products_are_left_to_torch_where_it_is_the_faster_one(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "torch_is_fast", lambda: fast)
+    model = nn.Sequential(nn.Linear(4, 4))
+    use_faster_products(model)
+    assert type(model[0]) is (nn.Linear if fast else OneDnnLinear)
+
+
+@pytest.mark.parametrize(
+    ("maker", "mkl", "fast"),
+    [("GenuineIntel", True, True), ("AuthenticAMD", True, False), ("GenuineIntel", False, False)],
+)
+def test_torch_is_fast_with_mkl_on_a_processor_of_its_maker(
+    maker: str, mkl: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = f"processor\t: 0\nvendor_id\t: {maker}\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: facts)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    torch_is_fast.cache_clear()
+    try:
+        assert torch_is_fast() is fast
+    finally:
+        torch_is_fast.cache_clear()

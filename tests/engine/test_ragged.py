@@ -13,7 +13,7 @@ from support import FAMILIES, save_causal, save_scalar
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fairlead.data import device_microbatches, pad
-from fairlead.models import hidden_states, ready, target_logprobs
+from fairlead.models import hidden_states, ready, set_dropout, target_logprobs
 from fairlead.ragged import (
     RAGGED,
     _rounded_up,
@@ -222,3 +222,33 @@ def test_a_mask_that_is_added_may_be_of_half_precision() -> None:
     found, _ = attend(torch.nn.Module(), query, key, value, mask)
     assert found.dtype == torch.bfloat16
     assert bool((found == 1.5).all())
+
+
+def test_values_may_be_narrower_than_keys() -> None:
+    """As in DeepSeek: the same as with values of zeros up to the keys' width, which are cut off."""
+    query, key = (torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0)),) * 2
+    value = torch.randn(1, 2, 5, 3, generator=torch.Generator().manual_seed(1))
+    found, _ = attend(Causal(), query, key, value, OFFSETS)
+    wide = torch.nn.functional.pad(value, (0, 5))
+    expected, _ = attend(Causal(), query, key, wide, OFFSETS)
+    assert found.shape == (1, 5, 2, 3)
+    assert torch.equal(found, expected[..., :3])
+
+
+def test_dropout_of_attention_is_turned_off_by_every_name_of_it() -> None:
+    config = AutoConfig.for_model("biogpt")
+    set_dropout(config, 0.0)
+    assert config.attention_probs_dropout_prob == 0.0
+
+
+def test_dropout_of_attention_stays_within_sequences() -> None:
+    """With values of 1 a position gets 1 on average of what is kept, whoever it sees."""
+    query, key = (torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0)),) * 2
+    value = torch.ones(1, 2, 5, 8)
+    value[:, :, 3:] = 100.0  # the second sequence
+    torch.manual_seed(0)
+    found, _ = attend(Causal(), query, key, value, OFFSETS, dropout=0.5)
+    # Kept weights are doubled: at most 2 of the first sequence, more of the second alone.
+    assert bool((found[:, :3] <= 2.001).all())
+    assert bool((found[:, 3:] > 2.001).any())
+    assert not torch.equal(found, attend(Causal(), query, key, value, OFFSETS)[0])

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fairlead.generation.rewrite import leave_out_idle, product, use_fast_products
+from fairlead.generation.rewrite import (
+    call_directly,
+    leave_out_idle,
+    product,
+    use_fast_products,
+)
 
 ATEN = torch.ops.aten
 
@@ -99,3 +104,21 @@ def test_a_view_to_the_shape_there_is_is_left_out() -> None:
 def test_views_of_what_does_not_lie_in_order_become_one_too() -> None:
     found = left(lambda x: x.view(6, 4).t().unsqueeze(1).view(4, 2, 3).sin(), X)
     assert found == [ATEN.view.default, ATEN.t.default, ATEN.view.default, ATEN.sin.default]
+
+
+def test_methods_take_the_place_of_overloads_and_give_the_same() -> None:
+    aten = torch.ops.aten
+
+    def step(x: Tensor) -> Tensor:
+        rows = aten.sym_size.int(x, 0)
+        turned = aten.transpose.int(aten.view.default(x, [rows, 2, 3]), 1, 2)
+        first = aten.unsqueeze.default(aten.select.int(turned, 1, 0), 1)
+        more = aten.add.Tensor(aten.mul.Tensor(turned, 3.0), first, alpha=2)
+        return aten.neg.default(more)
+
+    traced = fx.symbolic_trace(step)
+    call_directly(traced.graph)
+    traced.recompile()
+    assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_method", "output"}
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(traced(x), step(x))

@@ -149,16 +149,46 @@ def test_half_precision_is_within_the_error_rule(
 
 @pytest.mark.parametrize("impl", CPU_IMPLS)
 def test_sequences_and_nobodys_positions_have_no_influence_on_others(impl: str) -> None:
-    query, keys, values, offsets, longest = case([5, 7], 2, 1, 8, rest=3)
-    inputs = [one.clone() for one in (query, keys, values)]
-    for one in inputs:
-        one[:5] = math.nan
+    *clean, offsets, longest = case([7, 5], 2, 1, 8, rest=3)
+    spoilt = [one.clone() for one in clean]
+    for one in spoilt:
+        one[:7] = math.nan
         one[12:] = math.nan
-    out = ragged_attention(*inputs, offsets, longest, impl=impl)
-    alone = ragged_attention(query, keys, values, offsets, longest, impl=impl)
-    assert torch.equal(out[5:12], alone[5:12])
-    assert bool(out[:5].isnan().all())
-    assert not out[12:].any()
+    upstream = normal(15, 2, 8, seed=9)
+
+    def kernel(*args):
+        return ragged_attention(*args, impl=impl)
+
+    found = with_gradients(kernel, (*spoilt, offsets, longest), upstream)
+    alone = with_gradients(kernel, (*clean, offsets, longest), upstream)
+    for one, expected in zip(found, alone, strict=True):
+        torch.testing.assert_close(one[7:12], expected[7:12])
+    assert bool(found[0][:7].isnan().all())
+    assert not found[0][12:].any()
+
+
+@pytest.mark.parametrize("impl", CPU_IMPLS)
+def test_no_positions_give_none(impl: str) -> None:
+    none = torch.zeros(0, 2, 8)
+    out = ragged_attention(none, none, none, torch.tensor([0, 0, 0]), 3, impl=impl)
+    assert out.shape == (0, 2, 8)
+
+
+@pytest.mark.parametrize("impl", CPU_IMPLS)
+def test_autocast_changes_nothing(impl: str) -> None:
+    inputs = case([7, 5], 2, 1, 8)
+    plain = ragged_attention(*inputs, impl=impl)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ragged_attention(*inputs, impl=impl), plain)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_is_computed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    query, keys, values, offsets, longest = case([5, 40, 1], 4, 2, 20, dtype=dtype)
+    exact = plainly(query.double(), keys.double(), values.double(), offsets).to(dtype)
+    ours = ragged_attention(query, keys, values, offsets, longest, impl="cpp")
+    torch.testing.assert_close(ours, exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 @pytest.mark.parametrize("impl", CPU_IMPLS)

@@ -143,7 +143,9 @@ def call_directly(graph: fx.Graph) -> None:
     """Call tensors' own methods, which find their operation sooner than an overload of it does."""
     for node in graph.nodes:
         name = _METHODS.get(node.target)
-        if node.op == "call_function" and name and isinstance(node.args[0], fx.Node):
+        if node.op != "call_function" or not name or not isinstance(node.args[0], fx.Node):
+            continue
+        if isinstance(node.args[0].meta.get("val"), Tensor | None):  # no size, which has no methods
             node.op, node.target = "call_method", name
 
 

@@ -104,7 +104,7 @@ class Recording:
         """Return what the step needs of the weights as they are now."""
         prepared: list[Tensor] = self._prepare(*_weights(model).values())
         pairs = zip(prepared, self._multiplied, strict=True)
-        # `row_linear` takes float32 weights as they lie.
+        # `row_linear`, or torch in its place, takes float32 weights as they lie.
         return [
             packed(one) if used and not (self._single and one.dtype == torch.float32) else one
             for one, used in pairs

@@ -60,13 +60,17 @@ def _padded(query: Tensor, keys: Tensor, values: Tensor, offsets: Tensor, longes
     place = torch.arange(longest, device=query.device)
     inside = place < offsets.diff()[:, None]
     rows = torch.where(inside, offsets[:-1, None] + place, 0)
-    q, k, v = (one[rows].transpose(1, 2) for one in (query, keys, values))
+    q, k, v = (
+        one.index_select(0, rows.flatten()).unflatten(0, rows.shape).transpose(1, 2)
+        for one in (query, keys, values)
+    )
     grouped = query.shape[1] != keys.shape[1]
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     # Back to the row, whose length is known without a look at the mask.
     at = torch.arange(len(query), device=query.device)
     sequence = torch.searchsorted(offsets, at, right=True) - 1
-    return out.transpose(1, 2).flatten(0, 1)[sequence * longest + at - offsets[sequence]]
+    back = sequence * longest + at - offsets[sequence]
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, back)
 
 
 def _attention(inputs: Inputs) -> Cost:
