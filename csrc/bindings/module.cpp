@@ -8,6 +8,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("cpu_instruction_set", &fairlead::cpu_instruction_set);
     fairlead::bindings::bind_decode_attention(module);
     fairlead::bindings::bind_gae(module);
+    fairlead::bindings::bind_gelu(module);
     fairlead::bindings::bind_kl_rewards(module);
     fairlead::bindings::bind_whiten(module);
     fairlead::bindings::bind_kl_gae_whiten(module);
@@ -15,7 +16,6 @@ PYBIND11_MODULE(_native, module) {
     fairlead::bindings::bind_logprobs(module);
     fairlead::bindings::bind_memory(module);
     fairlead::bindings::bind_philox(module);
-    fairlead::bindings::bind_gelu(module);
     fairlead::bindings::bind_ragged_attention(module);
     fairlead::bindings::bind_row_linear(module);
     fairlead::bindings::bind_sample(module);

@@ -174,8 +174,7 @@ def pack(
 def segment_attention(segments: Tensor) -> Tensor:
     """Return the ``[B, 1, S, S]`` mask that is causal and stays within a segment."""
     same = segments[:, :, None] == segments[:, None, :]
-    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
-    return (same & causal)[:, None]
+    return same.tril()[:, None]
 
 
 def fill_rows(lengths: Sequence[int], width: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from fairlead.attention import CHANGES_SCORES
+from fairlead.data import segment_attention
 from fairlead.linear import ROUND
 from fairlead_kernels import ragged_attention
 
@@ -120,19 +121,13 @@ def attend(
             raise NotImplementedError(f"rows of many sequences with this model's {name}")
     offsets, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
     if dropout:  # of a family whose name for it `set_dropout` does not know
-        mask = _within_sequences(offsets, query.shape[2])
+        at = torch.arange(query.shape[2], device=query.device)
+        mask = segment_attention(torch.searchsorted(offsets.contiguous(), at, right=True)[None])
         return _padded(module, query, key, value, mask, dropout, scaling, **more), None
     # Rotary embeddings may leave float32 queries beside bfloat16 values.
     q, k, v = (_rows(one, query.shape[3]).to(value.dtype) for one in (query, key, value))
     out = ragged_attention(q, k, v, offsets, longest, scaling)
     return out[None, ..., : value.shape[3]], None
-
-
-def _within_sequences(offsets: Tensor, positions: int) -> Tensor:
-    """Return the ``[1, 1, N, N]`` mask that is causal and stays within a sequence."""
-    at = torch.arange(positions, device=offsets.device)
-    sequence = torch.searchsorted(offsets.contiguous(), at, right=True)
-    return ((sequence[:, None] == sequence) & (at[:, None] >= at))[None, None]
 
 
 def _rows(heads: Tensor, width: int) -> Tensor:

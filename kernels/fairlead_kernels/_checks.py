@@ -12,21 +12,39 @@ from fairlead_kernels import native
 SMALLEST = 2.0**-149
 """The smallest float32 above 0."""
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+"""What kernels compute with; half precision as float32."""
+
 __all__ = [
+    "FLOATS",
     "as_floats",
     "discount",
     "finite",
     "prefix_mask",
     "same_shape",
     "shape_error",
+    "shown",
+    "takes",
     "temperature_at_least",
     "values_can_be_read",
 ]
 
 
+def shown(tensor: Tensor) -> str:
+    """What an error says of a tensor."""
+    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+
+
+def takes(x: Tensor) -> str | None:
+    """Why the kernels in native code and in Triton do not take numbers of this dtype, or None."""
+    if x.dtype in FLOATS:
+        return None
+    return f"it takes float32, bfloat16 and float16, not {x.dtype}"
+
+
 def shape_error(op: str, what: str, tensor: Tensor) -> ValueError:
     """The error for a tensor that is not what `op` takes."""
-    return ValueError(f"{op}: {what}, got {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}")
+    return ValueError(f"{op}: {what}, got {shown(tensor)}")
 
 
 def same_shape(op: str, first: Tensor, *, mask: Tensor | None = None, **others: Tensor) -> None:

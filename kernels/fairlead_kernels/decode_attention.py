@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, values_can_be_read
+from fairlead_kernels._checks import FLOATS, finite, shown, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.triton import INTERPRETED, launcher, register, runs_on
@@ -17,7 +17,6 @@ from fairlead_kernels.triton import INTERPRETED, launcher, register, runs_on
 __all__ = ["OPERATION", "decode_attention"]
 
 _OP = "decode_attention"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def decode_attention(
@@ -86,18 +85,18 @@ def _problem(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, *_others: object
 ) -> str | None:
     """Why these tensors are not what the operation takes, or None."""
-    if query.dim() != 3 or query.dtype not in _DTYPES or query.shape[2] == 0:
-        return f"query must be [B, H, D], float32, bfloat16 or float16, got {_shown(query)}"
+    if query.dim() != 3 or query.dtype not in FLOATS or query.shape[2] == 0:
+        return f"query must be [B, H, D], float32, bfloat16 or float16, got {shown(query)}"
     batch, heads, dim = query.shape
-    if keys.dim() != 4 or keys.dtype not in _DTYPES or keys.shape[::3] != (batch, dim):
+    if keys.dim() != 4 or keys.dtype not in FLOATS or keys.shape[::3] != (batch, dim):
         expected = f"[{batch}, Hkv, S, {dim}], float32, bfloat16 or float16"
-        return f"keys must be {expected}, got {_shown(keys)}"
+        return f"keys must be {expected}, got {shown(keys)}"
     if values.shape != keys.shape or values.dtype != keys.dtype:
-        return f"values must be {tuple(keys.shape)} {keys.dtype}, got {_shown(values)}"
+        return f"values must be {tuple(keys.shape)} {keys.dtype}, got {shown(values)}"
     if keys.shape[1] == 0 or heads % keys.shape[1]:
-        return f"{heads} query heads are no multiple of the keys' heads, got {_shown(keys)}"
+        return f"{heads} query heads are no multiple of the keys' heads, got {shown(keys)}"
     if lengths.shape != (batch,) or lengths.dtype != torch.int64:
-        return f"lengths must be [{batch}] int64, got {_shown(lengths)}"
+        return f"lengths must be [{batch}] int64, got {shown(lengths)}"
     if not query.device == keys.device == values.device == lengths.device:
         return (
             f"query, keys, values and lengths must be on one device, got {query.device}, "
@@ -110,10 +109,6 @@ def _problem(
                 f"{one.stride(-1)}. Keep the cache in a layout where it is."
             )
     return None
-
-
-def _shown(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
 
 
 def check_lengths(lengths: Tensor, positions: int) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead_kernels._checks import takes
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["GRADIENT", "OPERATION", "differentiate_by", "gelu", "keep", "takes"]
+__all__ = ["GRADIENT", "OPERATION", "differentiate_by", "gelu", "keep"]
 
 _OP = "gelu"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def gelu(x: Tensor, impl: str = "auto") -> Tensor:
@@ -51,11 +51,6 @@ def _result(x: Tensor, *_others: Tensor) -> Tensor:
 
 def _call(operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return operation(x.contiguous())
-
-
-def takes(x: Tensor) -> str | None:
-    """Why kernels do not take a tensor, or None."""
-    return None if x.dtype in _DTYPES else f"it takes {', '.join(map(str, _DTYPES))}, not {x.dtype}"
 
 
 def _unreadable(*given: Tensor) -> str | None:

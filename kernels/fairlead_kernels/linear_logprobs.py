@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error, temperature_at_least
+from fairlead_kernels._checks import shape_error, takes, temperature_at_least
 from fairlead_kernels._linear_logprob_ops import define_linear_logprobs
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import _reference as _token_logprobs
-from fairlead_kernels.token_logprobs import takes
 from fairlead_kernels.triton.blocks import BLOCKS
 
 __all__ = ["MEMORY_BYTES", "linear_logprobs"]

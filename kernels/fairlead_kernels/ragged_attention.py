@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, values_can_be_read
+from fairlead_kernels._checks import finite, shown, takes, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["GRADIENT", "OPERATION", "differentiate_by", "keep", "ragged_attention", "takes"]
+__all__ = ["GRADIENT", "OPERATION", "differentiate_by", "keep", "ragged_attention"]
 
 _OP = "ragged_attention"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def ragged_attention(
@@ -78,16 +77,16 @@ def _problem(
 ) -> str | None:
     """Why these tensors are not what the operation takes, or None."""
     if query.dim() != 3 or not query.is_floating_point() or query.shape[2] == 0:
-        return f"query must be floating [N, H, D], got {_shown(query)}"
+        return f"query must be floating [N, H, D], got {shown(query)}"
     positions, heads, dim = query.shape
     if keys.dim() != 3 or keys.dtype != query.dtype or keys.shape[::2] != (positions, dim):
-        return f"keys must be [{positions}, Hkv, {dim}] {query.dtype}, got {_shown(keys)}"
+        return f"keys must be [{positions}, Hkv, {dim}] {query.dtype}, got {shown(keys)}"
     if values.shape != keys.shape or values.dtype != keys.dtype:
-        return f"values must be {tuple(keys.shape)} {keys.dtype}, got {_shown(values)}"
+        return f"values must be {tuple(keys.shape)} {keys.dtype}, got {shown(values)}"
     if keys.shape[1] == 0 or heads % keys.shape[1]:
-        return f"{heads} query heads are no multiple of the keys' heads, got {_shown(keys)}"
+        return f"{heads} query heads are no multiple of the keys' heads, got {shown(keys)}"
     if offsets.dim() != 1 or not len(offsets) or offsets.dtype != torch.int64:
-        return f"offsets must be [B + 1] int64, got {_shown(offsets)}"
+        return f"offsets must be [B + 1] int64, got {shown(offsets)}"
     if not query.device == keys.device == values.device == offsets.device:
         return (
             f"query, keys, values and offsets must be on one device, got {query.device}, "
@@ -99,10 +98,6 @@ def _problem(
                 f"the last dimension of {name} must be contiguous, its stride is {one.stride(-1)}"
             )
     return None
-
-
-def _shown(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
 
 
 def _check_offsets(offsets: Tensor, positions: int, longest: int) -> None:
@@ -157,13 +152,6 @@ def _call(operation: Callable[..., Any], *args: Any) -> Tensor:
     return result
 
 
-def takes(query: Tensor) -> str | None:
-    """Why kernels do not take a tensor, or None."""
-    if query.dtype in _DTYPES:
-        return None
-    return f"it takes {', '.join(map(str, _DTYPES))}, not {query.dtype}"
-
-
 def _unreadable(*args: Any) -> str | None:
     problem = _problem(*args) or takes(args[0])
     return problem or (None if args[3].is_contiguous() else "offsets must be contiguous")
@@ -193,14 +181,14 @@ def _gradients(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return query, keys, values
 
 
-def _no_gradient(grad: Tensor, *args: Any) -> str | None:
+def _no_basis(grad: Tensor, *args: Any) -> str | None:
     """Why these are not what the gradient is computed from, or None."""
     query, *_, out, logsums, _ = args
     for name, one in (("the gradient", grad), ("the result", out)):
         if one.shape != query.shape or one.dtype != query.dtype or one.device != query.device:
-            return f"{name} must be as the query, {_shown(query)}, got {_shown(one)}"
+            return f"{name} must be as the query, {shown(query)}, got {shown(one)}"
     if logsums.shape != query.shape[:2] or logsums.dtype != torch.float32:
-        return f"logsums must be {tuple(query.shape[:2])} float32, got {_shown(logsums)}"
+        return f"logsums must be {tuple(query.shape[:2])} float32, got {shown(logsums)}"
     if not out.is_contiguous() or not logsums.is_contiguous():
         return "result and logsums must be contiguous"
     if query.shape[2] > 1 and grad.stride(2) != 1:
@@ -220,7 +208,7 @@ GRADIENT = TorchOp(
     f"(Tensor grad, {_INPUTS}, Tensor out, Tensor logsums, float scale)"
     " -> (Tensor, Tensor, Tensor)",
     _gradients,
-    _no_gradient,
+    _no_basis,
 )
 """The gradients of query, keys and values."""
 

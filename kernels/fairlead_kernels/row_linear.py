@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairlead_kernels._checks import shown
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
@@ -45,19 +46,15 @@ def row_linear(
 def _problem(row: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     """Why these tensors are not what the operation takes, or None."""
     if row.dim() != 2 or row.shape[0] != 1 or not row.is_floating_point():
-        return f"row must be floating [1, I], got {_shown(row)}"
+        return f"row must be floating [1, I], got {shown(row)}"
     if weight.dim() != 2 or weight.shape[1] != row.shape[1]:
-        return f"weight must be [O, {row.shape[1]}], got {_shown(weight)}"
+        return f"weight must be [O, {row.shape[1]}], got {shown(weight)}"
     if bias is not None and bias.shape != weight.shape[:1]:
-        return f"bias must be [{weight.shape[0]}], got {_shown(bias)}"
+        return f"bias must be [{weight.shape[0]}], got {shown(bias)}"
     for name, one in (("weight", weight), ("bias", bias)):
         if one is not None and (one.dtype != row.dtype or one.device != row.device):
-            return f"{name} must be {row.dtype} on {row.device} as the row is, got {_shown(one)}"
+            return f"{name} must be {row.dtype} on {row.device} as the row is, got {shown(one)}"
     return None
-
-
-def _shown(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
 
 
 def _unreadable(row: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:

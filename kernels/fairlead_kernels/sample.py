@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error, temperature_at_least, values_can_be_read
+from fairlead_kernels._checks import FLOATS, shape_error, temperature_at_least, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import log_probabilities
@@ -16,7 +16,6 @@ from fairlead_kernels.token_logprobs import log_probabilities
 __all__ = ["CHUNK", "OPERATION", "sample"]
 
 CHUNK = 1024
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def sample(
@@ -175,7 +174,7 @@ def _largest_entropy(kept: Tensor) -> Tensor:
 
 
 def _check(logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float) -> str | None:
-    if logits.dim() != 2 or logits.shape[1] == 0 or logits.dtype not in _DTYPES:
+    if logits.dim() != 2 or logits.shape[1] == 0 or logits.dtype not in FLOATS:
         return (
             "logits must be float32, bfloat16 or float16 [B, V] with V > 0, "
             f"got {tuple(logits.shape)} {logits.dtype}"
@@ -223,7 +222,7 @@ registry.define("sample", _reference, _probe)
 def _triton_supports(
     logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float
 ) -> str | None:
-    if logits.dtype not in _DTYPES:
+    if logits.dtype not in FLOATS:
         return f"it takes float32, bfloat16 and float16 logits, these are {logits.dtype}"
     return triton.runs_on(logits.device)
 

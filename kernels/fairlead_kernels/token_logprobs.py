@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error, temperature_at_least
+from fairlead_kernels._checks import shape_error, takes, temperature_at_least
 from fairlead_kernels._logprob_ops import define_token_logprobs
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.triton.blocks import BLOCKS
 
-__all__ = ["largest_entropy", "log_probabilities", "takes", "token_logprobs"]
+__all__ = ["largest_entropy", "log_probabilities", "token_logprobs"]
 
 
 def token_logprobs(
@@ -111,13 +111,6 @@ def log_probabilities(logits: Tensor, temperature: float) -> tuple[Tensor, Tenso
     shifted = shifted.masked_fill(excluded, 0.0)
     total = shifted.exp().masked_fill(excluded, 0.0).sum(dim=-1, keepdim=True)
     return shifted, total.log(), excluded
-
-
-def takes(x: Tensor) -> str | None:
-    """Why the kernels in native code and in Triton do not take numbers of this dtype, or None."""
-    if x.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        return None
-    return f"it takes float32, bfloat16 and float16, not {x.dtype}"
 
 
 @lru_cache

@@ -242,13 +242,12 @@ def test_dropout_of_attention_is_turned_off_by_every_name_of_it() -> None:
 
 
 def test_dropout_of_attention_stays_within_sequences() -> None:
-    """With values of 1 a position gets 1 on average of what is kept, whoever it sees."""
+    """Kept weights are doubled: of values of 1 at most 2 comes, of the others' 100 more would."""
     query, key = (torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0)),) * 2
     value = torch.ones(1, 2, 5, 8)
     value[:, :, 3:] = 100.0  # the second sequence
     torch.manual_seed(0)
     found, _ = attend(Causal(), query, key, value, OFFSETS, dropout=0.5)
-    # Kept weights are doubled: at most 2 of the first sequence, more of the second alone.
     assert bool((found[:, :3] <= 2.001).all())
     assert bool((found[:, 3:] > 2.001).any())
     assert not torch.equal(found, attend(Causal(), query, key, value, OFFSETS)[0])

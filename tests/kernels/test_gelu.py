@@ -34,11 +34,12 @@ def gradient(x: Tensor, upstream: Tensor, impl: str) -> Tensor:
 
 
 def check(x: Tensor, upstream: Tensor) -> None:
-    sizes = torch.ones_like(x, dtype=torch.float64) * x.double().abs().clamp(min=1.0)
+    # 0.5 x and 0.5 x tanh(...) cancel below 0, and so do the parts of the gradient.
+    sizes = x.double().abs()
     assert_within_error_rule(gelu(x, impl="cpp"), reference(x), reference(x.double()), sizes)
     found = gradient(x, upstream, "cpp")
     exact = gradient(x.double(), upstream.double(), "reference")
-    terms = 2 * upstream.double().abs()
+    terms = upstream.double().abs()
     assert_within_error_rule(found, gradient(x, upstream, "reference"), exact, terms)
 
 

@@ -184,7 +184,10 @@ def test_autocast_changes_nothing(impl: str) -> None:
 
 @needs_native
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_precision_is_computed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+def test_half_precision_is_computed_in_float32_and_rounded_once(
+    instruction_set: str,  # noqa: F811
+    dtype: torch.dtype,
+) -> None:
     query, keys, values, offsets, longest = case([5, 40, 1], 4, 2, 20, dtype=dtype)
     exact = plainly(query.double(), keys.double(), values.double(), offsets).to(dtype)
     ours = ragged_attention(query, keys, values, offsets, longest, impl="cpp")

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import native
+from fairlead_kernels._checks import takes
 from fairlead_kernels._torch_op import differentiate
-from fairlead_kernels.gelu import GRADIENT, OPERATION, differentiate_by, keep, takes
+from fairlead_kernels.gelu import GRADIENT, OPERATION, differentiate_by, keep
 from fairlead_kernels.native.layout import FLOAT_TYPES
 
 __all__: list[str] = []

@@ -8,15 +8,10 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import native
+from fairlead_kernels._checks import takes
 from fairlead_kernels._torch_op import differentiate
 from fairlead_kernels.native.layout import FLOAT_TYPES
-from fairlead_kernels.ragged_attention import (
-    GRADIENT,
-    OPERATION,
-    differentiate_by,
-    keep,
-    takes,
-)
+from fairlead_kernels.ragged_attention import GRADIENT, OPERATION, differentiate_by, keep
 
 __all__: list[str] = []
 

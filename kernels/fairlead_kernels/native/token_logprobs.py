@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from fairlead_kernels import native
+from fairlead_kernels._checks import takes
 from fairlead_kernels._logprob_ops import define_token_logprobs
 from fairlead_kernels.native.logprobs import BLOCKS
-from fairlead_kernels.token_logprobs import takes
 
 __all__: list[str] = []
 
