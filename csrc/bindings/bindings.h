@@ -43,7 +43,7 @@ void bind_logprobs(py::module_& module);
 void bind_memory(py::module_& module);
 void bind_philox(py::module_& module);
 void bind_ragged_attention(py::module_& module);
-void bind_row_linear(py::module_& module);
+void bind_packed_linear(py::module_& module);
 void bind_sample(py::module_& module);
 
 }  // namespace fairlead::bindings

@@ -17,6 +17,6 @@ PYBIND11_MODULE(_native, module) {
     fairlead::bindings::bind_memory(module);
     fairlead::bindings::bind_philox(module);
     fairlead::bindings::bind_ragged_attention(module);
-    fairlead::bindings::bind_row_linear(module);
+    fairlead::bindings::bind_packed_linear(module);
     fairlead::bindings::bind_sample(module);
 }

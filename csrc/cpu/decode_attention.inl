@@ -177,6 +177,27 @@ void tile_values(const Work& work, float* partials, std::int64_t partial_stride,
     }
 }
 
+// A new key or value, in the cache's type.
+template <typename T>
+void append(const float* source, T* target, std::int64_t dim) {
+    for (std::int64_t d = 0; d < dim; d += kWidth) {
+        store_as(target + d, load(source + d, dim - d), dim - d);
+    }
+}
+
+template <typename T>
+void append_new(const DecodeAttentionArguments& a, std::int64_t row, std::int64_t kv_head) {
+    const std::int64_t at = a.lengths[row] - 1;
+    append(a.new_keys + row * a.new_key_strides[0] + kv_head * a.new_key_strides[1],
+           static_cast<T*>(a.keys) + row * a.key_strides[0] + kv_head * a.key_strides[1] +
+               at * a.key_strides[2],
+           a.dim);
+    append(a.new_values + row * a.new_value_strides[0] + kv_head * a.new_value_strides[1],
+           static_cast<T*>(a.values) + row * a.value_strides[0] + kv_head * a.value_strides[1] +
+               at * a.value_strides[2],
+           a.dim);
+}
+
 // The positions from `start` to `end` of one row and key/value head, into the partials of its
 // group.
 template <typename T>
@@ -280,6 +301,7 @@ void attend_all(const DecodeAttentionArguments& a) {
         const std::int64_t length = a.lengths[row];
         const std::int64_t from = piece * kPiece;
         if (from > 0 && from >= length) continue;
+        if (a.new_keys != nullptr && length <= from + kPiece) append_new<T>(a, row, kv_head);
         Work own;
         own.query = start + omp_get_thread_num() * scratch;
         own.weights = own.query + group * width;

@@ -20,10 +20,9 @@
 #include "whiten.inl"
 //
 #include "kl_gae_whiten.inl"
-#include "row_linear.inl"
-//
 #include "products.inl"
 //
+#include "packed_linear.inl"
 #include "ragged_attention.inl"
 
 namespace fairlead::FAIRLEAD_ISA {
@@ -41,7 +40,7 @@ const CpuKernels kernels = {
     logprobs_backward,
     philox_uniform,
     sample,
-    row_linear,
+    packed_linear,
     gelu,
     ragged_attention_forward,
     ragged_attention_backward,

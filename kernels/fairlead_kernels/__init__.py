@@ -8,6 +8,7 @@ Every function compiles with `torch.compile(fullgraph=True)`. Values of a tensor
 not take, such as a mask that is no prefix, are then no error: see docs/kernels.md.
 """
 
+from fairlead_kernels._torch_op import launch_of
 from fairlead_kernels.decode_attention import decode_attention
 from fairlead_kernels.dispatch import (
     ImplementationRow,
@@ -21,6 +22,7 @@ from fairlead_kernels.kl_gae_whiten import kl_gae_whiten
 from fairlead_kernels.kl_rewards import kl_rewards
 from fairlead_kernels.linear_logprobs import linear_logprobs
 from fairlead_kernels.native import NativeStatus, native_status
+from fairlead_kernels.packed_linear import pack_weight, packed_linear
 from fairlead_kernels.philox import philox_uniform
 from fairlead_kernels.ppo_loss import (
     PolicyLossMetrics,
@@ -29,7 +31,6 @@ from fairlead_kernels.ppo_loss import (
     ppo_value_loss,
 )
 from fairlead_kernels.ragged_attention import ragged_attention
-from fairlead_kernels.row_linear import row_linear
 from fairlead_kernels.sample import sample
 from fairlead_kernels.token_logprobs import token_logprobs
 from fairlead_kernels.whiten import whiten
@@ -46,15 +47,17 @@ __all__ = [
     "gelu",
     "kl_gae_whiten",
     "kl_rewards",
+    "launch_of",
     "linear_logprobs",
     "list_implementations",
     "native_status",
+    "pack_weight",
+    "packed_linear",
     "philox_uniform",
     "ppo_policy_loss",
     "ppo_value_loss",
     "ragged_attention",
     "register_implementation",
-    "row_linear",
     "sample",
     "token_logprobs",
     "whiten",
@@ -68,10 +71,10 @@ import fairlead_kernels.native.gelu
 import fairlead_kernels.native.kl_gae_whiten
 import fairlead_kernels.native.kl_rewards
 import fairlead_kernels.native.linear_logprobs
+import fairlead_kernels.native.packed_linear
 import fairlead_kernels.native.philox
 import fairlead_kernels.native.ppo_loss
 import fairlead_kernels.native.ragged_attention
-import fairlead_kernels.native.row_linear
 import fairlead_kernels.native.sample
 import fairlead_kernels.native.token_logprobs
 import fairlead_kernels.native.whiten  # noqa: F401

@@ -11,10 +11,12 @@ def decode_attention_cpu(
     query: int,
     keys: int,
     values: int,
+    new_keys: int,
+    new_values: int,
     lengths: int,
     out: int,
     shape: tuple[int, int, int, int, int],
-    strides: tuple[int, int, int, int, int, int, int, int],
+    strides: tuple[int, int, int, int, int, int, int, int, int, int, int, int],
     scale: float,
     type: int,
     threads: int = 1,
@@ -199,6 +201,19 @@ def logprobs_backward_cpu(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
+def packed_linear_cpu(
+    rows: int,
+    panels: int,
+    bias: int,
+    out: int,
+    count: int,
+    inputs: int,
+    outputs: int,
+    stride: int,
+    gelu: bool,
+    threads: int = ...,
+    instruction_set: str = ...,
+) -> None: ...
 def philox_uniform_cpu(
     seed: int,
     iteration: int,
@@ -258,18 +273,6 @@ def ragged_attention_backward_cpu(
     grad_strides: tuple[int, int],
     scale: float,
     type: int,
-    threads: int = ...,
-    instruction_set: str = ...,
-) -> None: ...
-def row_linear_cpu(
-    row: int,
-    weight: int,
-    bias: int,
-    out: int,
-    inputs: int,
-    outputs: int,
-    stride: int,
-    inputs_first: bool,
     threads: int = ...,
     instruction_set: str = ...,
 ) -> None: ...

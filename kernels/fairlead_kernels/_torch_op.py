@@ -16,11 +16,25 @@ from torch import Tensor
 
 from fairlead_kernels.dispatch import OWN
 
-__all__ = ["TorchOp", "define", "differentiate", "library", "unlike"]
+__all__ = ["TorchOp", "define", "differentiate", "launch_of", "library", "unlike"]
 
 # A library of its own rather than torch.library.custom_op: the same operation to torch.compile and
 # opcheck, without that wrapper's cost a call. (torch leaves these methods untyped.)
 library = torch.library.Library(OWN, "DEF")
+
+_LAUNCHES: dict[str, Callable[..., Any]] = {}
+
+
+def launch_of(operation: Any) -> Callable[..., Any] | None:
+    """What one of this package's torch operations does after its checks, or None for another's.
+
+    For a caller on the CPU, without gradients, that repeats a call which has passed them, with
+    tensors that differ in their content and in the number of rows alone.
+
+    Args:
+        operation: A `torch.ops` overload, or anything else.
+    """
+    return _LAUNCHES.get(str(operation)) if isinstance(operation, torch._ops.OpOverload) else None
 
 
 def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -98,6 +112,7 @@ class TorchOp:
             return launch(*args)
 
         define(f"{name}{self.schema}", checked, self.results)
+        _LAUNCHES[f"{OWN}.{name}.default"] = launch
         if self.backward is not None:
             torch.library.register_autograd(
                 f"{OWN}::{name}", self.backward, setup_context=self.setup_context, lib=library

@@ -14,7 +14,7 @@ from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.triton import INTERPRETED, launcher, register, runs_on
 
-__all__ = ["OPERATION", "decode_attention"]
+__all__ = ["APPENDING", "OPERATION", "decode_attention"]
 
 _OP = "decode_attention"
 
@@ -160,12 +160,48 @@ def _unreadable(*args: Any) -> str | None:
     return _problem(*args) or (None if contiguous else "lengths must be contiguous")
 
 
+def _cannot_append(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    scale: float,
+) -> str | None:
+    problem = _unreadable(query, keys, values, lengths, scale)
+    if problem is not None:
+        return problem
+    expected = (keys.shape[0], keys.shape[1], keys.shape[3])
+    for name, one in (("key", key), ("value", value)):
+        if one.shape != expected or one.dtype not in FLOATS or one.device != keys.device:
+            return f"{name} must be {expected} on {keys.device}, got {shown(one)}"
+        if expected[2] > 1 and one.stride(-1) != 1:
+            return f"the last dimension of {name} must be contiguous"
+    for name, one in (("keys", keys), ("values", values)):
+        if any(size > 1 and not step for size, step in zip(one.shape, one.stride(), strict=True)):
+            return f"{name} must have a place for each element, and are expanded"
+    return None
+
+
 OPERATION = TorchOp(
     "(Tensor query, Tensor keys, Tensor values, Tensor lengths, float scale) -> Tensor",
     _results,
     _unreadable,
     _call,
 )
+
+APPENDING = TorchOp(
+    "(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor lengths, "
+    "float scale) -> Tensor",
+    _results,
+    _cannot_append,
+)
+"""`decode_attention` after `keys[b, :, lengths[b] - 1] = key[b]`, and likewise the values.
+
+It is a decoding step's attention as one operation, `torch.ops.fairlead_kernels.append_attention`,
+in native code alone and no `register_kernels` operation: it writes to what it is given.
+"""
 
 
 def _probe(device: torch.device) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import needs_native
 from generating import as_it_is, respond, rows
 from rl import PROMPTS, request
 from support import FAMILIES, save_causal
@@ -44,23 +45,16 @@ def test_it_generates_with_the_weights_as_they_are_now(tmp_path: Path) -> None:
     assert rows(after) == rows(plain)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_single_row_is_multiplied_with_float32_weights_as_they_lie(
-    tmp_path: Path, precision: str
-) -> None:
-    """Nothing is laid out for oneDNN then; several rows have a recording of their own."""
+@needs_native
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_attention_stores_what_is_new_itself(tmp_path: Path, family: str) -> None:
     recorded._KEPT.clear()
-    strategy = SingleDevice("cpu", precision)
-    model: Any = load_causal(str(save_causal(tmp_path)), strategy, trained=False)
-    with strategy.autocast():
-        for slots in (1, 4):
-            respond(model, slots=slots)
-    single, several = recorded._KEPT.values()
-    assert single is not None
-    assert several is not None
-    laid_out = [any(one.is_mkldnn for one in kept.ready(model)) for kept in (single, several)]
-    half = precision == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert laid_out == [half, half or precision == "float32"]
+    model: Any = load_causal(str(save_causal(tmp_path, family)), SingleDevice("cpu"), trained=True)
+    respond(model)
+    (kept,) = recorded._KEPT.values()
+    assert kept is not None
+    assert "index_put" not in kept._step.code
+    assert kept._step.code.count("_launch_append") == model.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -88,7 +82,7 @@ def test_a_cpu_that_lays_no_bfloat16_weights_out_records_all_the_same(
         assert all(len(one.tokens) for one in respond(model))
     (kept,) = recorded._KEPT.values()
     assert kept is not None
-    assert "_reorder_linear_weight" not in kept._prepare.code
+    assert "'onednn'" not in kept._prepare.code
     recorded._KEPT.clear()
 
 

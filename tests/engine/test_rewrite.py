@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from cases import needs_native, normal
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fairlead.generation.rewrite import (
     call_directly,
     leave_out_idle,
-    product,
-    use_fast_products,
+    store_within_attention,
 )
+from fairlead_kernels import decode_attention
 
 ATEN = torch.ops.aten
 
@@ -65,23 +66,6 @@ def test_a_copy_that_brings_into_order_is_kept() -> None:
     assert ATEN.clone.default in found
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_product_takes_weights_however_they_lie_and_several_rows(rows: int) -> None:
-    given = torch.arange(4.0 * rows).view(rows, 4)
-    weight = torch.arange(80.0).view(10, 8)[::2, ::2]
-    torch.testing.assert_close(product(given, weight, None, gelu=False), given @ weight.t())
-
-
-def test_a_bias_that_is_spread_out_is_left_to_torch() -> None:
-    graph = make_fx(lambda w, b, x: torch.addmm(b, x, w))(
-        torch.ones(4, 5), torch.ones(1), torch.ones(1, 4)
-    ).graph
-    use_fast_products(graph, 2)
-    assert [node.target for node in graph.nodes if node.op == "call_function"] == [
-        ATEN.addmm.default
-    ]
-
-
 def test_a_copy_that_is_written_to_is_kept() -> None:
     def step(x: Tensor) -> Tensor:
         made = x * 2
@@ -122,3 +106,64 @@ def test_methods_take_the_place_of_overloads_and_give_the_same() -> None:
     assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_method", "output"}
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(traced(x), step(x))
+
+
+def step(
+    query: Tensor, key: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+) -> tuple[Tensor, ...]:
+    """A layer's attention as transformers and the slot cache have it."""
+    rows = torch.arange(len(positions))
+    keys[rows, :, positions] = key
+    values[rows, :, positions] = 2 * key
+    return (decode_attention(query, keys, values, positions + 1),)
+
+
+def read_before(*args: Tensor) -> tuple[Tensor, ...]:
+    return (args[2].sum(), *step(*args))
+
+
+def read_after(*args: Tensor) -> tuple[Tensor, ...]:
+    return (*step(*args), args[2].sum())
+
+
+def all_in_one_row(
+    query: Tensor, key: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+) -> tuple[Tensor, ...]:
+    keys[torch.arange(1), :, positions] = key
+    values[torch.arange(1), :, positions] = key
+    return (decode_attention(query, keys, values, positions + 1),)
+
+
+def another_position(
+    query: Tensor, key: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+) -> tuple[Tensor, ...]:
+    rows = torch.arange(len(positions))
+    keys[rows, :, positions] = key
+    values[rows, :, positions] = key
+    return (decode_attention(query, keys, values, positions + 2),)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("function", "fused"),
+    [
+        *((step, True), (read_before, False), (read_after, False)),
+        *((all_in_one_row, False), (another_position, False)),
+    ],
+)
+def test_attention_stores_what_is_new_where_nothing_else_sees_the_cache(
+    function: Callable[..., tuple[Tensor, ...]], fused: bool
+) -> None:
+    given = [
+        *(normal(3, 4, 8), normal(3, 2, 8, seed=1)),
+        *(normal(3, 2, 6, 8, seed=2), normal(3, 2, 6, 8, seed=3), torch.tensor([0, 4, 2])),
+    ]
+    expected_in, found_in = ([one.clone() for one in given] for _ in range(2))
+    recorded = make_fx(function)(*(one.clone() for one in given))
+    expected = recorded(*expected_in)
+    store_within_attention(recorded.graph)
+    recorded.recompile()
+    found = recorded(*found_in)
+    for ours, right in zip((*found, *found_in), (*expected, *expected_in), strict=True):
+        assert torch.equal(ours, right)
+    assert ("append_attention" in recorded.code) == fused

@@ -21,7 +21,7 @@ SHAPES = {
     ("B", "T"): (9, 13),
     ("B", "V"): (11, 1500),
     ("B",): (70,),
-    ("I", "O"): (12, 70),
+    ("N", "I", "O"): (3, 12, 70),
     ("B", "H", "Hkv", "S", "D"): (5, 4, 2, 9, 8),
 }
 ALL = [pytest.param(one, id=f"{one.op} {one.name}") for one in workloads()]

@@ -50,7 +50,7 @@ def test_what_is_counted_is_about_what_is_taken(workload, counted):
         ("N", "D"): (300, 100),
         ("B", "T"): (500, 40),
         ("B", "V"): (20, 5000),
-        ("I", "O"): (300, 400),
+        ("N", "I", "O"): (8, 300, 400),
         ("B",): (30_000,),
         ("B", "H", "Hkv", "S", "D"): (5, 4, 2, 300, 16),
     }[workload.axes]

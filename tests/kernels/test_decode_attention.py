@@ -13,7 +13,7 @@ from attention import (
     needs_interpreter,
     needs_native,
 )
-from cases import ODD_ROWS, normal
+from cases import ODD_ROWS, instruction_set, normal  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_within_error_rule
@@ -317,3 +317,56 @@ def test_torch_compile_goes_through_it():
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*inputs), step(*inputs))
+
+
+def appended(query, key, value, keys, values, lengths, scale):
+    """What storing first and attending then gives, and leaves behind."""
+    keys, values, rows = keys.clone(), values.clone(), torch.arange(len(lengths))
+    keys[rows, :, lengths - 1] = key.to(keys.dtype)
+    values[rows, :, lengths - 1] = value.to(values.dtype)
+    return decode_attention(query, keys, values, lengths, scale, impl="cpp"), keys, values
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("positions", [1, 40, 1024, 2500])
+def test_a_step_stores_what_is_new_and_attends_to_it(dtype, positions, instruction_set):  # noqa: F811
+    """Bitwise what the two operations give; rows of one piece and of several."""
+    query, keys, values, lengths = case(5, 6, 2, positions, 24, dtype)
+    lengths = lengths.clamp(min=1)
+    # Of a projection of all three at once, as a model has it.
+    joint = normal(5, 10, 24, seed=9)
+    new = joint[:, 6:8], joint[:, 8:]
+    expected = appended(query, *new, keys, values, lengths, 0.3)
+    out = torch.ops.fairlead_kernels.append_attention(query, *new, keys, values, lengths, 0.3)
+    for ours, right in zip((out, keys, values), expected, strict=True):
+        assert torch.equal(ours, right)
+
+
+@needs_native
+def test_a_step_that_cannot_be_stored_leaves_the_cache_alone():
+    query, keys, values, lengths = case(2, 2, 2, 5, 8)
+    new, before = normal(2, 2, 8, seed=7), keys.clone()
+    step = torch.ops.fairlead_kernels.append_attention
+    for wrong, message in (
+        ((query, new, new, keys, values, torch.tensor([3, 0]), 1.0), r"within 1\.\.5, row 1 has 0"),
+        ((query, new, new, keys, values, torch.tensor([6, 1]), 1.0), r"within 1\.\.5, row 0 has 6"),
+        ((query, new[:1], new, keys, values, lengths, 1.0), "key must be"),
+        ((query, new, new.double(), keys, values, lengths, 1.0), "value must be"),
+        ((query, new.mT.contiguous().mT, new, keys, values, lengths, 1.0), "dimension of key"),
+        ((query, new, new, keys[:1].expand(2, -1, -1, -1), values, lengths, 1.0), "are expanded"),
+        ((query[:1], new, new, keys, values, lengths, 1.0), "keys must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            step(*wrong)
+    assert torch.equal(keys, before)
+
+
+@needs_native
+def test_a_step_passes_opcheck():
+    query, keys, values, _ = case(3, 4, 2, 20, 8)
+    new, lengths = normal(3, 2, 8, seed=7), torch.tensor([1, 20, 7])
+    torch.library.opcheck(
+        torch.ops.fairlead_kernels.append_attention.default,
+        (query, new, new.clone(), keys, values, lengths, 0.25),
+    )

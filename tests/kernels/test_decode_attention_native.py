@@ -16,6 +16,14 @@ from tolerances import assert_within_error_rule
 
 from fairlead_kernels.decode_attention import _reference
 
+NOTHING_NEW = (0, 0, 0, 0)
+
+
+def addresses_of(query, keys, values, lengths, out):
+    """Of a call that stores no new keys and values."""
+    first, last = (query, keys, values), (lengths, out)
+    return [*(x.data_ptr() for x in first), 0, 0, *(x.data_ptr() for x in last)]
+
 
 @needs_native
 @pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "generic"])
@@ -27,9 +35,9 @@ def test_every_instruction_set_is_right(instruction_set, dtype, heads, kv_heads,
     query, keys, values, lengths = case(4, heads, kv_heads, 90, dim, dtype)
     scale, kind = dim**-0.5, DTYPES.index(dtype)
     plain, out = query.float(), torch.full(query.shape, math.nan)
-    addresses = [x.data_ptr() for x in (plain, keys, values, lengths, out)]
+    addresses = addresses_of(plain, keys, values, lengths, out)
     shape = (*query.shape[:2], *keys.shape[1:])
-    strides = (*plain.stride()[:2], *keys.stride()[:3], *values.stride()[:3])
+    strides = (*plain.stride()[:2], *keys.stride()[:3], *values.stride()[:3], *NOTHING_NEW)
     try:
         _native.decode_attention_cpu(*addresses, shape, strides, scale, kind, 1, instruction_set)
     except ValueError as error:
@@ -53,11 +61,11 @@ def test_every_sixteen_bit_number_is_read_exactly(instruction_set, dtype):
     values = EVERY_HALF.view(dtype).view(256, 1, 1, 256).contiguous()
     keys, lengths = torch.zeros_like(values), torch.ones(256, dtype=torch.int64)
     query, out = torch.zeros(256, 1, 256), torch.empty(256, 1, 256)
-    addresses = [x.data_ptr() for x in (query, keys, values, lengths, out)]
+    addresses = addresses_of(query, keys, values, lengths, out)
     kind = DTYPES.index(dtype)
     try:
         _native.decode_attention_cpu(
-            *addresses, (256, 1, 1, 1, 256), (256, 256) * 4, 1.0, kind, 1, instruction_set
+            *addresses, (256, 1, 1, 1, 256), (256, 256) * 6, 1.0, kind, 1, instruction_set
         )
     except ValueError as error:
         pytest.skip(str(error))
@@ -84,9 +92,10 @@ for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2), (torch.float16, 2))
         cache.fill_(1)
         query, out = torch.ones(1, heads, dim), torch.empty(1, heads, dim)
         lengths = torch.tensor([length])
-        at = [x.data_ptr() for x in (query, cache, cache, lengths, out)]
+        at = [query.data_ptr(), cache.data_ptr(), cache.data_ptr()]
+        at += [0, 0, lengths.data_ptr(), out.data_ptr()]
         # Room for twice as many positions, on paper.
-        shape, strides = (1, heads, 1, 2 * length, dim), (0, dim, 0, 0, dim, 0, 0, dim)
+        shape, strides = (1, heads, 1, 2 * length, dim), (0, dim, 0, 0, dim, 0, 0, dim, 0, 0, 0, 0)
         kind = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}[dtype]
         _native.decode_attention_cpu(*at, shape, strides, 1.0, kind, 1, sys.argv[1])
         assert (out == 1).all()

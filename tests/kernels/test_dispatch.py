@@ -110,7 +110,7 @@ def test_the_listing_marks_one_automatic_choice_for_each_operation_and_device():
         "ppo_value_loss",
         "sample",
         "philox_uniform",
-        "row_linear",
+        "packed_linear",
         "gelu",
         "ragged_attention",
     }

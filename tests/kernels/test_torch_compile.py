@@ -52,7 +52,7 @@ CALLS = {
     "sample": lambda x, u, impl: kernels.sample(x, u, 0.7, 5, 0.9, impl),
     "philox_uniform": lambda x, y, impl: kernels.philox_uniform(2**64 - 3, 3, x, y, impl),
     "decode_attention": lambda *args, impl: kernels.decode_attention(*args, impl=impl),
-    "row_linear": lambda x, y, impl: kernels.row_linear(x, y, impl=impl),
+    "packed_linear": lambda x, y, impl: kernels.packed_linear(x, y, 9, impl=impl),
     "gelu": lambda x, impl: kernels.gelu(x, impl),
     "ragged_attention": lambda *args, impl: kernels.ragged_attention(
         *args, len(args[0]), impl=impl
@@ -73,7 +73,7 @@ def tensors_for(op, rows=4, width=6):
         "sample": (normal(rows, 40 * width), torch.rand(rows).double()),
         "philox_uniform": (index, 7 * index),
         "decode_attention": case(rows, 4, 2, width, 8),
-        "row_linear": (normal(1, width), normal(rows, width, seed=1)),
+        "packed_linear": (x, kernels.pack_weight(normal(9, width, seed=1))),
         "gelu": (x,),
         "ragged_attention": (
             *(normal(rows, 2, 8, seed=seed) for seed in range(3)),

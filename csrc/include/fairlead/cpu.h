@@ -7,10 +7,10 @@
 #include "fairlead/kl_gae_whiten.h"
 #include "fairlead/kl_rewards.h"
 #include "fairlead/logprobs.h"
+#include "fairlead/packed_linear.h"
 #include "fairlead/philox.h"
 #include "fairlead/ppo_loss.h"
 #include "fairlead/ragged_attention.h"
-#include "fairlead/row_linear.h"
 #include "fairlead/sample.h"
 #include "fairlead/whiten.h"
 
@@ -28,7 +28,7 @@ struct CpuKernels {
     void (*logprobs_backward)(const LogprobsBackward&);
     void (*philox_uniform)(const PhiloxArguments&);
     void (*sample)(const SampleArguments&);
-    void (*row_linear)(const RowLinearArguments&);
+    void (*packed_linear)(const PackedLinearArguments&);
     void (*gelu)(const GeluArguments&);
     void (*ragged_attention_forward)(const RaggedAttentionForward&);
     void (*ragged_attention_backward)(const RaggedAttentionBackward&);

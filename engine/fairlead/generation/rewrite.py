@@ -1,4 +1,4 @@
-"""What is made better in a recorded decoding step: fewer operations, and faster products."""
+"""What is made better in a recorded decoding step: fewer operations, and shorter ways to them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional
 
-from fairlead.linear import torch_is_fast
-from fairlead_kernels import row_linear
+from fairlead_kernels import launch_of
 
 _ATEN = torch.ops.aten
-_PRODUCTS = (_ATEN.addmm.default, _ATEN.mm.default)
+_OURS = torch.ops.fairlead_kernels
 _METHODS = {
     _ATEN.view.default: "view",
     _ATEN.transpose.int: "transpose",
@@ -26,100 +24,6 @@ _METHODS = {
     _ATEN.neg.default: "neg",
 }
 _SHAPES = (_ATEN.view.default, _ATEN.unsqueeze.default)
-
-
-def constants(graph: fx.Graph, weights: int) -> set[fx.Node]:
-    """Return the nodes that depend on the weights alone, which are the first placeholders."""
-    constant = set([node for node in graph.nodes if node.op == "placeholder"][:weights])
-    for node in graph.nodes:
-        if node.op == "get_attr" or (
-            node.op == "call_function"
-            and node.all_input_nodes
-            and constant.issuperset(node.all_input_nodes)
-        ):
-            constant.add(node)
-    return constant
-
-
-def use_fast_products(graph: fx.Graph, weights: int) -> None:
-    """Have `product` multiply with the weights, where oneDNN can: they are then ``[out, in]``."""
-    constant = constants(graph, weights)
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in _PRODUCTS or node.kwargs:
-            continue
-        *bias, rows, weight = node.args
-        if weight not in constant or rows in constant or len(bias) > 1:
-            continue
-        made = weight.meta["val"]
-        if not _can_be_packed(made.dtype):
-            continue
-        if bias and bias[0].meta["val"].shape != made.shape[1:]:  # one that is spread out
-            continue
-        gelu = _gelu_after(node)
-        with graph.inserting_before(node):
-            outwards = graph.call_function(_ATEN.t.default, (weight,))
-            fast = graph.call_function(
-                product, (rows, outwards, bias[0] if bias else None, gelu is not None)
-            )
-        fast.meta.update(node.meta)
-        node.replace_all_uses_with(fast)
-        graph.erase_node(node)
-        if gelu:
-            gelu.replace_all_uses_with(gelu.all_input_nodes[0])
-            graph.erase_node(gelu)
-
-
-def multiplied(graph: fx.Graph) -> set[Any]:
-    """Return the weights of `use_fast_products`."""
-    return {node.args[1] for node in graph.nodes if node.target is product}
-
-
-def packed(weight: Tensor) -> Tensor:
-    """Return a weight ``[out, in]`` laid out as oneDNN likes it best, for `product` alone."""
-    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-    return laid_out
-
-
-def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-    """Return ``rows @ weight.T + bias``, and GPT-2's GELU of it where asked.
-
-    Args:
-        rows: ``[B, in]``.
-        weight: ``[out, in]``.
-        bias: ``[out]``.
-        gelu: Whether it follows.
-    """
-    if weight.is_mkldnn:
-        then: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *then)
-        return result
-    # Of a single sequence a layer may still make several rows, one a head, say.
-    one = rows.shape[0] == 1 and not torch_is_fast()
-    multiply = row_linear if one else functional.linear
-    plain: Tensor = multiply(rows, weight, bias)
-    return functional.gelu(plain, approximate="tanh") if gelu else plain
-
-
-def _can_be_packed(dtype: torch.dtype) -> bool:
-    """Whether oneDNN lays out weights of a type: half precision takes newer CPUs than AVX2."""
-    onednn = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not hasattr(onednn, "_linear_pointwise"):
-        return False
-    if dtype == torch.bfloat16:
-        return bool(onednn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
-
-
-def _gelu_after(product: fx.Node) -> fx.Node | None:
-    """Return the GELU that alone uses a product, itself or as another view."""
-    node = product
-    while len(node.users) == 1:
-        (node,) = node.users
-        if node.target is _ATEN.gelu.default:
-            return node if node.kwargs == {"approximate": "tanh"} else None
-        if node.target is not _ATEN.view.default:
-            return None
-    return None
 
 
 def leave_out_idle(graph: fx.Graph) -> None:
@@ -139,11 +43,61 @@ def leave_out_idle(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
+def store_within_attention(graph: fx.Graph) -> None:
+    """Have attention store the new keys and values itself, where it is the kernel that can.
+
+    Its caches are then those before the writes, and its lengths one more than the positions.
+    """
+    for node in list(graph.nodes):
+        if node.target is not _OURS.decode_attention.default:
+            continue
+        query, keys, values, lengths, scale = node.args
+        new = [_stored(cache, lengths) for cache in (keys, values)]
+        if None in new:
+            continue
+        (key_cache, key), (value_cache, value) = new
+        with graph.inserting_before(node):
+            both = graph.call_function(
+                _OURS.append_attention.default,
+                (query, key, value, key_cache, value_cache, lengths, scale),
+            )
+        both.meta.update(node.meta)
+        _replace(graph, node, both)
+        graph.erase_node(keys)
+        graph.erase_node(values)
+    graph.eliminate_dead_code()
+
+
+def _stored(written: Any, lengths: Any) -> Any:
+    """Return the cache and the new keys or values that alone were written, or None.
+
+    Written was row b at its last position, and nothing looks at the cache but attention.
+    """
+    if written.target is not _ATEN.index_put_.default or len(written.args) != 3:
+        return None
+    if len(written.args[1]) != 3:
+        return None
+    cache, (rows, heads, at), new = written.args
+    readers = [one for one in cache.users if one.target is not _ATEN.sym_size.int]
+    if cache.op != "placeholder" or readers != [written] or len(written.users) > 1:
+        return None
+    in_order = rows.target is _ATEN.arange.default and heads is None
+    every_row = in_order and rows.meta["val"].shape == at.meta["val"].shape
+    last = lengths.target is _ATEN.add.Tensor and lengths.args == (at, 1)
+    return (cache, new) if every_row and last else None
+
+
 def call_directly(graph: fx.Graph) -> None:
-    """Call tensors' own methods, which find their operation sooner than an overload of it does."""
+    """Call tensors' own methods, which find their operation sooner than an overload of it does.
+
+    Kernels of `fairlead_kernels` are launched without the checks that recording them has passed.
+    """
     for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        node.target = launch_of(node.target) or node.target
         name = _METHODS.get(node.target)
-        if node.op != "call_function" or not name or not isinstance(node.args[0], fx.Node):
+        if not name or not isinstance(node.args[0], fx.Node):
             continue
         if isinstance(node.args[0].meta.get("val"), Tensor | None):  # no size, which has no methods
             node.op, node.target = "call_method", name

@@ -11,14 +11,9 @@ from torch import Tensor, fx
 
 from fairlead.generation.attend import decoding
 from fairlead.generation.cache import SlotCache
-from fairlead.generation.rewrite import (
-    call_directly,
-    constants,
-    leave_out_idle,
-    multiplied,
-    packed,
-    use_fast_products,
-)
+from fairlead.generation.constants import constants
+from fairlead.generation.products import use_fast_products
+from fairlead.generation.rewrite import call_directly, leave_out_idle, store_within_attention
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 """From tokens and positions, ``[B]`` int64 each, to logits ``[B, V]``; it fills the cache."""
@@ -95,20 +90,15 @@ class Recording:
     def __init__(self, model: Any, cache: SlotCache) -> None:
         weights = _weights(model)
         recorded = _record(model, cache, weights)
-        use_fast_products(recorded.graph, len(weights))
+        use_fast_products(recorded.graph, len(weights), single=cache.slots == 1)
         leave_out_idle(recorded.graph)
-        self._prepare, self._step, self._multiplied = _split(recorded, len(weights))
-        self._single = cache.slots == 1
+        store_within_attention(recorded.graph)
+        self._prepare, self._step = _split(recorded, len(weights))
 
     def ready(self, model: Any) -> list[Tensor]:
         """Return what the step needs of the weights as they are now."""
         prepared: list[Tensor] = self._prepare(*_weights(model).values())
-        pairs = zip(prepared, self._multiplied, strict=True)
-        # `row_linear`, or torch in its place, takes float32 weights as they lie.
-        return [
-            packed(one) if used and not (self._single and one.dtype == torch.float32) else one
-            for one, used in pairs
-        ]
+        return prepared
 
     def run(
         self,
@@ -193,15 +183,8 @@ def _record(model: Any, cache: SlotCache, weights: dict[str, Tensor]) -> fx.Grap
     return recorded
 
 
-def _split(
-    recorded: fx.GraphModule, weights: int
-) -> tuple[fx.GraphModule, fx.GraphModule, list[bool]]:
-    """Split a recording into what depends on the weights alone, and the rest.
-
-    Returns:
-        The two, and of each tensor that the first hands to the second whether it is multiplied
-        with.
-    """
+def _split(recorded: fx.GraphModule, weights: int) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Split a recording into what depends on the weights alone, and the rest."""
     nodes = list(recorded.graph.nodes)
     constant = constants(recorded.graph, weights)
     needed = [
@@ -225,9 +208,4 @@ def _split(
         else:
             late[node] = after.node_copy(node, lambda one: late[one])
     call_directly(after)
-    weights_of = multiplied(recorded.graph)
-    return (
-        fx.GraphModule(recorded, before),
-        fx.GraphModule(recorded, after),
-        [node in weights_of for node in needed],
-    )
+    return fx.GraphModule(recorded, before), fx.GraphModule(recorded, after)

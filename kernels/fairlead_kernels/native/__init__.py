@@ -145,13 +145,14 @@ def call(kernel: str, *args: Any) -> None:
     module, error = _load()
     if module is None:
         raise RuntimeError(error)
-    device = next(arg.device for arg in args if isinstance(arg, Tensor))
     plain = [
         arg.data_ptr() if isinstance(arg, Tensor) else 0 if arg is None else arg for arg in args
     ]
-    if device.type == "cpu":
+    first = next(arg for arg in args if isinstance(arg, Tensor))
+    if first.is_cpu:
         getattr(module, f"{kernel}_cpu")(*plain, torch.get_num_threads())
         return
+    device = first.device
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
         getattr(module, f"{kernel}_cuda")(*plain, device.index, stream)

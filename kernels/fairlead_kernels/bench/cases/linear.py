@@ -1,58 +1,67 @@
-"""A linear layer on one row: reading its weights once is all that it costs."""
+"""A linear layer on few rows: reading its weights once is most of what it costs."""
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fairlead_kernels.bench.cases.inputs import normal
 from fairlead_kernels.bench.workload import Cost, Inputs, Shape, Workload
+from fairlead_kernels.packed_linear import pack_weight
 
 __all__ = ["WORKLOADS"]
 
 
-def _make(
-    shape: Shape, dtype: torch.dtype, generator: torch.Generator, inputs_first: bool
-) -> Inputs:
-    inputs, outputs = shape
+def _make(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    rows, inputs, outputs = shape
     weight = normal(outputs, inputs, dtype=dtype, generator=generator)
-    kwargs = {
-        "row": normal(1, inputs, dtype=dtype, generator=generator),
-        "weight": weight.t().contiguous().t() if inputs_first else weight,
-        "bias": normal(outputs, dtype=dtype, generator=generator),
-    }
-    return Inputs(kwargs)
+    panels: Any = pack_weight(weight)
+    panels.plain = weight
+    return Inputs(
+        {
+            "rows": normal(rows, inputs, dtype=dtype, generator=generator),
+            "panels": panels,
+            "outputs": outputs,
+            "bias": normal(outputs, dtype=dtype, generator=generator),
+        }
+    )
 
 
-def _eager(row: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.nn.functional.linear(row, weight, bias)
+def _eager(rows: Tensor, panels: Any, outputs: int, bias: Tensor) -> Tensor:
+    # Plain torch has the weight as it was: to take it out of its panels is no part of the layer.
+    weight = getattr(panels, "plain", None)
+    if weight is None:
+        weight = panels.transpose(1, 2).reshape(-1, panels.shape[1])[:outputs]
+    return functional.linear(rows, weight, bias)
 
 
 def _cost(inputs: Inputs) -> Cost:
-    weight = inputs.kwargs["weight"]
-    return Cost(weight.numel() * weight.element_size(), 2 * weight.numel(), products=True)
+    rows, panels = inputs.kwargs["rows"], inputs.kwargs["panels"]
+    return Cost(
+        panels.numel() * panels.element_size(), 2 * len(rows) * panels.numel(), products=True
+    )
 
 
 def _terms(inputs: Inputs) -> dict[str, Tensor]:
-    kwargs = {name: one.abs() for name, one in inputs.kwargs.items()}
-    return {"result": _eager(**kwargs)}
+    sizes = {name: inputs.kwargs[name].abs() for name in ("rows", "panels", "bias")}
+    return {"result": _eager(**sizes, outputs=inputs.kwargs["outputs"])}
 
 
-WORKLOADS = tuple(
+WORKLOADS = (
     Workload(
-        op="row_linear",
-        name=name,
-        axes=("I", "O"),
-        shapes={"cpu": ((768, 50257),)},
-        make=partial(_make, inputs_first=inputs_first),
+        op="packed_linear",
+        name="",
+        axes=("N", "I", "O"),
+        shapes={"cpu": ((1, 768, 50257), (64, 768, 3072), (64, 3072, 768))},
+        make=_make,
         outputs=("result",),
         eager=_eager,
         cost=_cost,
         dtypes=(torch.float32,),
         terms=_terms,
-        swept=("I", "O"),
-    )
-    for name, inputs_first in (("weight [O, I]", False), ("weight [I, O]", True))
+        swept=("N", "I", "O"),
+    ),
 )
