@@ -62,12 +62,16 @@ def read(command: list[str], file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def one_round(trl: str, directory: Path, results: dict[str, dict[str, list[Any]]]) -> None:
-    """Run every case once."""
+def one_round(
+    trl: str, directory: Path, results: dict[str, dict[str, list[Any]]], left_out: list[str]
+) -> None:
+    """Run every case once, but for the variants left out."""
     for number, work in enumerate(WORKS):
         models = directory / str(number)
         found = results.setdefault(work.name, {})
         for name, more in work.variants.items():
+            if name in left_out:
+                continue
             keep = () if models.exists() else ("--keep", str(models))
             command = [str(FAIRLEAD), "bench", "ppo", *work.flags, *more, *keep]
             ours = read([*command, "--steps", str(work.steps)], directory / "ours.json")
@@ -83,6 +87,13 @@ def main() -> None:
     parser.add_argument("--trl", required=True, help="python of an environment with trl==1.12.0")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write every run's numbers")
+    parser.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        choices=[*VARIANTS],
+        help="bfloat16, say, which takes minutes a step on a processor without it; can be repeated",
+    )
     options = parser.parse_args()
     results: dict[str, dict[str, list[Any]]] = {}
     if options.json:
@@ -90,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            one_round(options.trl, Path(directory), results)
+            one_round(options.trl, Path(directory), results, options.leave_out)
             if options.json:
                 options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

@@ -6,8 +6,10 @@ a stage calls here is all it knows of ranks.
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Protocol, TypeVar
 
 import torch
@@ -20,6 +22,8 @@ from fairlead.recompute import use_recomputation
 from fairlead_kernels import xformers_missing
 
 WHERE_GIVEN = "device=NAME to a training command, --device NAME to others"
+
+_LOG = logging.getLogger(__name__)
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -85,6 +89,8 @@ class SingleDevice:
         chosen = ("cuda" if available else "cpu") if device == "auto" else device
         self.device = torch.device(chosen)
         self.half = precision == "bfloat16"
+        if self.half and self.device.type == "cpu":
+            _warn_of_slow_bfloat16()
         self.gradient_checkpointing = gradient_checkpointing
         self.offload = offload and self.device.type != "cpu"
         self.xformers = attention == "xformers"
@@ -127,3 +133,15 @@ class SingleDevice:
     def sum(self, value: float) -> float:
         """Return the value: there is one rank."""
         return value
+
+
+@cache
+def _warn_of_slow_bfloat16() -> None:
+    """Say once that bfloat16 costs time on this CPU, where it does."""
+    onednn = torch.backends.mkldnn.is_available()
+    if onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
+    _LOG.warning(
+        "precision=bfloat16 on a processor that has no instructions for it: it takes many times "
+        "as long as float32 here. Use precision=float32, or a GPU."
+    )
