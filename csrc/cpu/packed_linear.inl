@@ -1,7 +1,7 @@
 // Threads share the panels. A panel is read from memory once, in the order in which it lies, by the
 // first block of rows, and from the cache by the others; a block's sums stay in the registers. So
-// many inputs at a time that a panel's part stays in the first cache; and a sum of a few such parts
-// is nearer to the true one than that of one input after the other.
+// many inputs at a time that a panel's part stays in the first cache (in AVX-512, the second); and
+// a sum of a few such parts is nearer to the true one than that of one input after the other.
 #include "fairlead/packed_linear.h"
 
 namespace fairlead::FAIRLEAD_ISA {

@@ -142,6 +142,6 @@ def _warn_of_slow_bfloat16() -> None:
     if onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
     _LOG.warning(
-        "precision=bfloat16 on a processor that has no instructions for it: it takes many times "
-        "as long as float32 here. Use precision=float32, or a GPU."
+        "precision=bfloat16 on a processor that torch has no fast products for in it: they take "
+        "many times as long as in float32. Use precision=float32, or a GPU."
     )

@@ -6,7 +6,7 @@ gradient and the last check before the launch are those of the `TorchOp` beside 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,19 +22,26 @@ __all__ = ["TorchOp", "define", "differentiate", "launch_of", "library", "unlike
 # opcheck, without that wrapper's cost a call. (torch leaves these methods untyped.)
 library = torch.library.Library(OWN, "DEF")
 
-_LAUNCHES: dict[str, Callable[..., Any]] = {}
+_LAUNCHES: dict[str, tuple[Callable[..., str | None], Callable[..., Any]]] = {}
 
 
-def launch_of(operation: Any) -> Callable[..., Any] | None:
-    """What one of this package's torch operations does after its checks, or None for another's.
+def launch_of(operation: Any, args: Sequence[Any]) -> Callable[..., Any] | None:
+    """What one of this package's torch operations does once it has checked its arguments.
 
-    For a caller on the CPU, without gradients, that repeats a call which has passed them, with
-    tensors that differ in their content and in the number of rows alone.
+    For a caller on the CPU, without gradients, that repeats a call with tensors that differ from
+    these in their content and in sizes that nothing was compared with.
 
     Args:
         operation: A `torch.ops` overload, or anything else.
+        args: Its arguments, checked here; tensors may be without content.
+
+    Returns:
+        None for another's operation, and where the check fails.
     """
-    return _LAUNCHES.get(str(operation)) if isinstance(operation, torch._ops.OpOverload) else None
+    if not isinstance(operation, torch._ops.OpOverload) or str(operation) not in _LAUNCHES:
+        return None
+    check, launch = _LAUNCHES[str(operation)]
+    return launch if check(*args) is None else None
 
 
 def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -112,7 +119,7 @@ class TorchOp:
             return launch(*args)
 
         define(f"{name}{self.schema}", checked, self.results)
-        _LAUNCHES[f"{OWN}.{name}.default"] = launch
+        _LAUNCHES[f"{OWN}.{name}.default"] = (self.check, launch)
         if self.backward is not None:
             torch.library.register_autograd(
                 f"{OWN}::{name}", self.backward, setup_context=self.setup_context, lib=library

@@ -172,6 +172,9 @@ def _cannot_append(
     problem = _unreadable(query, keys, values, lengths, scale)
     if problem is not None:
         return problem
+    given = (query, key, value, keys, values)
+    if torch.is_grad_enabled() and any(one.requires_grad for one in given):
+        return "there is no gradient, and an input requires one"
     expected = (keys.shape[0], keys.shape[1], keys.shape[3])
     for name, one in (("key", key), ("value", value)):
         if one.shape != expected or one.dtype not in FLOATS or one.device != keys.device:

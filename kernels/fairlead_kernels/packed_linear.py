@@ -31,9 +31,13 @@ def pack_weight(weight: Tensor) -> Tensor:
     if weight.dim() != 2:
         raise ValueError(f"pack_weight: weight must be [O, I], got {shown(weight)}")
     outputs, inputs = weight.shape
-    beyond = -outputs % _PANEL
-    whole = functional.pad(weight, (0, 0, 0, beyond)) if beyond else weight
-    return whole.reshape(len(whole) // _PANEL, _PANEL, inputs).transpose(1, 2).contiguous()
+    whole, beyond = divmod(outputs, _PANEL)
+    panels = weight.new_zeros((whole + (beyond > 0), inputs, _PANEL))
+    side_by_side = weight[: whole * _PANEL].reshape(whole, _PANEL, inputs)
+    panels[:whole] = side_by_side.transpose(1, 2)
+    if beyond:
+        panels[whole, :, :beyond] = weight[whole * _PANEL :].t()
+    return panels
 
 
 def packed_linear(
@@ -102,7 +106,7 @@ def _unreadable(
 def _reference(
     rows: Tensor, panels: Tensor, outputs: int, bias: Tensor | None, gelu: bool
 ) -> Tensor:
-    weight = panels.transpose(1, 2).reshape(-1, rows.shape[1])[:outputs]
+    weight = panels.transpose(1, 2).flatten(0, 1)[:outputs]
     result = functional.linear(rows, weight, bias)
     return functional.gelu(result, approximate="tanh") if gelu else result
 

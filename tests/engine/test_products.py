@@ -63,6 +63,16 @@ def test_float32_weights_lie_in_panels_but_for_intels_processors(
     assert called in str(user.target)
 
 
+@pytest.mark.parametrize("instructions", [True, False])
+def test_bfloat16_weights_lie_as_onednn_likes_them_where_it_multiplies_them(
+    instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: instructions)
+    _, fast, _ = recorded(4, False, torch.bfloat16)
+    laid_out = [node.args[1] for node in fast.graph.nodes if node.target is lay_out]
+    assert laid_out == (["onednn"] if instructions else [])
+
+
 def test_without_a_kernel_for_panels_the_library_multiplies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,8 +22,8 @@ from torch.nn import functional
 from fairlead_kernels import KernelError, pack_weight, packed_linear
 
 
-def check(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    actual = packed_linear(rows, pack_weight(weight), len(weight), bias, impl="cpp")
+def check(rows: Tensor, weight: Tensor, bias: Tensor | None, impl: str = "cpp") -> Tensor:
+    actual = packed_linear(rows, pack_weight(weight), len(weight), bias, impl=impl)
     linear = functional.linear
     wide = [one if one is None else one.double() for one in (rows, weight, bias)]
     sizes = [one if one is None else one.abs() for one in wide]
@@ -48,7 +48,17 @@ def test_a_weight_is_laid_out_however_it_lies(outputs: int, inputs: int) -> None
     back = pack_weight(weight).transpose(1, 2).flatten(0, 1)
     assert torch.equal(back[:outputs], weight)
     assert not back[outputs:].any()
-    assert torch.equal(pack_weight(weight.t().contiguous().t()), pack_weight(weight))
+    turned = pack_weight(weight.t().contiguous().t())
+    assert torch.equal(turned, pack_weight(weight))
+    assert turned.is_contiguous()
+
+
+def test_panels_are_a_copy_even_where_the_weight_lies_as_they_do() -> None:
+    """One panel of a weight that lies [I, O] is that weight: trained on, it would change it."""
+    weight = normal(3, 16).t()
+    panels = pack_weight(weight)
+    weight.zero_()
+    assert panels.any()
 
 
 @pytest.mark.parametrize("impl", CPU_IMPLS)
@@ -74,7 +84,7 @@ def test_gelu_of_the_sum_by_hand(impl: str) -> None:
 
 @needs_native
 @pytest.mark.parametrize("count", ODD_ROWS)
-@pytest.mark.parametrize("inputs", [1, 3, 127])
+@pytest.mark.parametrize("inputs", [1, 3, 127, 256, 257, 700])
 @pytest.mark.parametrize("outputs", [1, 2, 1000])
 def test_odd_shapes_are_within_the_error_rule(
     instruction_set: str,  # noqa: F811
@@ -95,14 +105,19 @@ def test_any_shape_and_rows_within_a_larger_matrix(
 ) -> None:
     rows = normal(count, inputs + beyond)[:, :inputs]
     bias = normal(outputs, seed=2) if biased else None
-    check(rows, normal(outputs, inputs, seed=1), bias)
+    for impl in ("cpp", "reference"):
+        check(rows, normal(outputs, inputs, seed=1), bias, impl)
 
 
 @needs_native
+@pytest.mark.parametrize("inputs", [65, 700])
 def test_gelu_is_that_of_the_same_kernel_without_it(
     instruction_set: str,  # noqa: F811
+    inputs: int,
 ) -> None:
-    rows, weight, bias = normal(7, 65), normal(50, 65, seed=1), normal(50, seed=2)
+    """Of the whole sum, which 700 inputs make in three parts."""
+    rows, bias = normal(7, inputs) / 8, normal(50, seed=2)
+    weight = normal(50, inputs, seed=1)
     panels = pack_weight(weight)
     plain = packed_linear(rows, panels, 50, bias, impl="cpp")
     found = packed_linear(rows, panels, 50, bias, gelu=True, impl="cpp")

@@ -55,7 +55,7 @@ def fastest_step(model: Any, cache: SlotCache, record: bool) -> StepFunction:
 
 
 def _recording(model: Any, cache: SlotCache) -> Recording | None:
-    # A single row is multiplied otherwise than several.
+    # A single row is multiplied otherwise than several, by some libraries.
     key = (_likeness(model), cache.slots == 1)
     if key not in _KEPT:
         name = type(model).__name__

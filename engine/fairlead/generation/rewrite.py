@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from fairlead_kernels import launch_of
 
 _ATEN = torch.ops.aten
 _OURS = torch.ops.fairlead_kernels
+_APPEND = _OURS.append_attention.default
 _METHODS = {
     _ATEN.view.default: "view",
     _ATEN.transpose.int: "transpose",
@@ -48,19 +50,21 @@ def store_within_attention(graph: fx.Graph) -> None:
 
     Its caches are then those before the writes, and its lengths one more than the positions.
     """
+    if any(_writes_into_own(node) for node in graph.nodes):
+        return  # what is stored might be changed before attention
     for node in list(graph.nodes):
         if node.target is not _OURS.decode_attention.default:
             continue
         query, keys, values, lengths, scale = node.args
         new = [_stored(cache, lengths) for cache in (keys, values)]
-        if None in new:
+        if None in new or keys is values:
             continue
         (key_cache, key), (value_cache, value) = new
+        given = (query, key, value, key_cache, value_cache, lengths, scale)
+        if _launch(_APPEND, given) is None:
+            continue
         with graph.inserting_before(node):
-            both = graph.call_function(
-                _OURS.append_attention.default,
-                (query, key, value, key_cache, value_cache, lengths, scale),
-            )
+            both = graph.call_function(_APPEND, given)
         both.meta.update(node.meta)
         _replace(graph, node, both)
         graph.erase_node(keys)
@@ -75,32 +79,38 @@ def _stored(written: Any, lengths: Any) -> Any:
     """
     if written.target is not _ATEN.index_put_.default or len(written.args) != 3:
         return None
-    if len(written.args[1]) != 3:
+    cache, indices, new = written.args
+    if len(indices) != 3 or [isinstance(one, fx.Node) for one in indices] != [True, False, True]:
         return None
-    cache, (rows, heads, at), new = written.args
+    rows, _, at = indices
     readers = [one for one in cache.users if one.target is not _ATEN.sym_size.int]
     if cache.op != "placeholder" or readers != [written] or len(written.users) > 1:
         return None
-    in_order = rows.target is _ATEN.arange.default and heads is None
+    in_order = rows.target is _ATEN.arange.default
     every_row = in_order and rows.meta["val"].shape == at.meta["val"].shape
-    last = lengths.target is _ATEN.add.Tensor and lengths.args == (at, 1)
+    last = lengths.target is _ATEN.add.Tensor and lengths.args == (at, 1) and not lengths.kwargs
     return (cache, new) if every_row and last else None
 
 
 def call_directly(graph: fx.Graph) -> None:
     """Call tensors' own methods, which find their operation sooner than an overload of it does.
 
-    Kernels of `fairlead_kernels` are launched without the checks that recording them has passed.
+    Kernels of `fairlead_kernels` are checked here, and launched without being checked each time.
     """
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        node.target = launch_of(node.target) or node.target
+        node.target = _launch(node.target, node.args) or node.target
         name = _METHODS.get(node.target)
         if not name or not isinstance(node.args[0], fx.Node):
             continue
         if isinstance(node.args[0].meta.get("val"), Tensor | None):  # no size, which has no methods
             node.op, node.target = "call_method", name
+
+
+def _launch(operation: Any, args: Any) -> Callable[..., Any] | None:
+    """Return `launch_of`, for arguments that are nodes."""
+    return launch_of(operation, fx.node.map_arg(args, lambda node: node.meta.get("val")))
 
 
 def _is_idle_copy(node: fx.Node) -> bool:

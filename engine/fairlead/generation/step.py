@@ -199,6 +199,8 @@ def _split(recorded: fx.GraphModule, weights: int) -> tuple[fx.GraphModule, fx.G
             early[node] = before.node_copy(node, lambda one: early[one])
     before.output([early[node] for node in needed])
     late = {node: after.placeholder(f"prepared_{node.name}") for node in needed}
+    for node, given in late.items():
+        given.meta.update(node.meta)
     for node in nodes:
         if node in constant:
             continue

@@ -34,15 +34,14 @@ def _eager(rows: Tensor, panels: Any, outputs: int, bias: Tensor) -> Tensor:
     # Plain torch has the weight as it was: to take it out of its panels is no part of the layer.
     weight = getattr(panels, "plain", None)
     if weight is None:
-        weight = panels.transpose(1, 2).reshape(-1, panels.shape[1])[:outputs]
+        weight = panels.transpose(1, 2).flatten(0, 1)[:outputs]
     return functional.linear(rows, weight, bias)
 
 
 def _cost(inputs: Inputs) -> Cost:
     rows, panels = inputs.kwargs["rows"], inputs.kwargs["panels"]
-    return Cost(
-        panels.numel() * panels.element_size(), 2 * len(rows) * panels.numel(), products=True
-    )
+    moved = rows.numel() + panels.numel() + len(rows) * inputs.kwargs["outputs"]
+    return Cost(moved * rows.element_size(), 2 * len(rows) * panels.numel(), products=True)
 
 
 def _terms(inputs: Inputs) -> dict[str, Tensor]:
