@@ -81,15 +81,22 @@ def _problem(rows: Tensor, panels: Tensor, outputs: int, bias: Tensor | None) ->
     """Why these are not what the operation takes, or None."""
     if rows.dim() != 2 or not rows.is_floating_point():
         return f"rows must be floating [N, I], got {shown(rows)}"
+    if not isinstance(outputs, int | torch.SymInt) or outputs < 0:
+        return f"outputs must be how many the layer has, an integer from 0, got {outputs!r}"
     expected = (-(-outputs // _PANEL), rows.shape[1], _PANEL)
-    if outputs < 0 or panels.shape != expected:
-        return f"the panels of {outputs} outputs must be {expected}, got {shown(panels)}"
+    if panels.shape != expected:
+        return (
+            f"for rows of {rows.shape[1]} inputs and {outputs} outputs the panels must be "
+            f"{expected}, as pack_weight(weight) makes them, got {shown(panels)}"
+        )
     if bias is not None and bias.shape != (outputs,):
         return f"bias must be [{outputs}], got {shown(bias)}"
     for name, one in (("panels", panels), ("bias", bias)):
         if one is not None and (one.dtype != rows.dtype or one.device != rows.device):
             return f"{name} must be {rows.dtype} on {rows.device} as the rows are, got {shown(one)}"
-    return None if panels.is_contiguous() else "panels must be contiguous"
+    return (
+        None if panels.is_contiguous() else "panels must be contiguous, as pack_weight makes them"
+    )
 
 
 def _unreadable(

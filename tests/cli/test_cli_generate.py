@@ -125,3 +125,27 @@ def test_settings_out_of_range_are_errors(
     fairlead: Run, model: str, option: tuple[str, int]
 ) -> None:
     assert fairlead("generate", "--model", model, "hi", *option).code == 2
+
+
+BAD_KERNEL = """
+from fairlead import hookimpl
+from fairlead.kernels import Kernel
+
+@hookimpl
+def register_kernels(register):
+    register("packed_liner/mine", lambda: Kernel(lambda *args: args[0]))
+"""
+
+
+@pytest.mark.parametrize("bench", [False, True])
+def test_a_plugins_kernels_are_installed(
+    fairlead: Run, model: str, plugin_file: Callable[[str, str], str], bench: bool
+) -> None:
+    """One for an operation that there is not says so; before, it was not even looked at."""
+    plugin = ("--plugin", plugin_file("wrongop", BAD_KERNEL))
+    if bench:
+        done = fairlead("bench", "generate", "--rows", 1, *plugin)
+    else:
+        done = fairlead("generate", "--model", model, "hi", *plugin)
+    assert done.code != 0
+    assert "registers 'mine' for 'packed_liner', which is not one of" in done.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -179,8 +180,18 @@ def test_what_the_kernel_does_not_take_is_said_and_left_to_torch() -> None:
     ("rows", "panels", "bias", "message"),
     [
         (torch.ones(4), torch.ones(1, 4, 16), None, r"rows must be floating \[N, I\], got \(4,\)"),
-        (torch.ones(2, 4), torch.ones(3, 4), None, r"must be \(1, 4, 16\), got \(3, 4\)"),
-        (torch.ones(2, 4), torch.ones(2, 4, 16), None, r"panels of 3 outputs must be \(1, 4, 16\)"),
+        (
+            torch.ones(2, 4),
+            torch.ones(3, 4),
+            None,
+            r"must be \(1, 4, 16\), as pack_weight\(weight\) makes them, got \(3, 4\)",
+        ),
+        (
+            torch.ones(2, 4),
+            torch.ones(2, 4, 16),
+            None,
+            r"3 outputs the panels must be \(1, 4, 16\)",
+        ),
         (torch.ones(2, 4), torch.ones(1, 4, 16), torch.ones(4), r"bias must be \[3\], got \(4,\)"),
         (torch.ones(2, 4), torch.ones(1, 4, 16).double(), None, "panels must be torch.float32"),
         (torch.ones(2, 4), torch.ones(1, 16, 4).mT, None, "panels must be contiguous"),
@@ -191,6 +202,12 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         packed_linear(rows, panels, 3, bias)
+
+
+@pytest.mark.parametrize("outputs", [-3, 3.0, "3", torch.ones(3)])
+def test_a_number_of_outputs_that_is_none_is_refused(outputs: Any) -> None:
+    with pytest.raises(ValueError, match=r"outputs must be how many .*, an integer from 0, got"):
+        packed_linear(torch.ones(2, 4), torch.ones(1, 4, 16), outputs)
 
 
 def test_only_a_matrix_is_laid_out() -> None:

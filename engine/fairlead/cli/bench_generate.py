@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,7 @@ from fairlead.cli.bench_models import (
     size_of,
     write,
 )
-from fairlead.cli.options import examples
+from fairlead.cli.options import PluginChoice, examples, plugin_options, warn_broken
 
 
 @click.command(
@@ -29,7 +30,16 @@ from fairlead.cli.options import examples
 @number("rows", 64, "Prompts.")
 @case_options
 @number("rounds", 5, "Measurements of each, after one that warms up.", MOST_ROUNDS)
-def generate(json_file: str | None, **wanted: Any) -> None:
+@plugin_options()
+@click.pass_context
+def generate(
+    ctx: click.Context,
+    /,
+    json_file: str | None,
+    plugin: Sequence[str],
+    no_plugin: Sequence[str],
+    **wanted: Any,
+) -> None:
     """Measure generation beside transformers, on a random GPT-2."""
     import torch
 
@@ -41,10 +51,14 @@ def generate(json_file: str | None, **wanted: Any) -> None:
         summary,
     )
     from fairlead.cli.bench_files import Files
+    from fairlead.kernels import install_kernels
     from fairlead.strategy import SingleDevice
     from fairlead.ui import Display
 
     Files.checked(json_file, None, None)
+    plugins = PluginChoice.of(ctx, plugin, no_plugin).load()
+    warn_broken(plugins)
+    install_kernels(plugins)
     size = size_of(wanted)
     display = Display()
     case = GenerateCase(size=size, **wanted)

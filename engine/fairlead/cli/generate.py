@@ -84,9 +84,12 @@ def generate(
 
     Without PROMPT it is read from standard input.
     """
+    from fairlead.kernels import install_kernels
+
     text = _prompt(prompt)
     plugins = PluginChoice.of(ctx, plugin, no_plugin).load()
     warn_broken(plugins)
+    install_kernels(plugins)
     backend: Any = plugins.registry.get("rollout_backends", "native").load()
     sampling = Sampling(max_new_tokens, temperature, seed, tuple(stop))
     click.echo(

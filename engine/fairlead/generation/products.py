@@ -52,9 +52,8 @@ def use_fast_products(graph: fx.Graph, weights: int, single: bool) -> None:
             outwards = graph.call_function(_ATEN.t.default, (weight,))
             laid_out = graph.call_function(lay_out, (outwards, layout))
             more = (bias[0] if bias else None, gelu is not None)
-            if layout == "panels":
-                laid_out.meta["val"] = lay_out(inputs_first.t(), layout)
             if layout == "panels" and multiply_panels is not None:
+                laid_out.meta["val"] = lay_out(inputs_first.t(), layout)
                 fast = graph.call_function(multiply_panels, (rows, laid_out, outputs, *more))
             else:
                 fast = graph.call_function(product, (rows, laid_out, *more))

@@ -52,7 +52,7 @@ def _terms(inputs: Inputs) -> dict[str, Tensor]:
 WORKLOADS = (
     Workload(
         op="packed_linear",
-        name="",
+        name="forward",
         axes=("N", "I", "O"),
         shapes={"cpu": ((1, 768, 50257), (64, 768, 3072), (64, 3072, 768))},
         make=_make,
