@@ -19,6 +19,6 @@ def rows(found: list[Generated]) -> list[list[int]]:
     return [one.tokens.tolist() for one in found]
 
 
-def as_it_is(model: Any) -> list[list[int]]:
-    plain = NativeBackend(NativeConfig(record=False))
-    return rows(plain.generate(model, request(temperature=1.0)))
+def as_it_is(model: Any, slots: int | None = None, **changes: Any) -> list[list[int]]:
+    plain = NativeBackend(NativeConfig(slots=slots, record=False))
+    return rows(plain.generate(model, request(**{"temperature": 1.0, **changes})))

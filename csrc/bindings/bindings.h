@@ -32,18 +32,19 @@ inline void check_cuda(const char* error) {
     if (error != nullptr) throw std::runtime_error(std::string("CUDA: ") + error);
 }
 
+void bind_add_layer_norm(py::module_& module);
 void bind_decode_attention(py::module_& module);
 void bind_gae(py::module_& module);
 void bind_gelu(py::module_& module);
-void bind_kl_rewards(py::module_& module);
-void bind_whiten(py::module_& module);
 void bind_kl_gae_whiten(py::module_& module);
-void bind_ppo_loss(py::module_& module);
+void bind_kl_rewards(py::module_& module);
 void bind_logprobs(py::module_& module);
 void bind_memory(py::module_& module);
-void bind_philox(py::module_& module);
-void bind_ragged_attention(py::module_& module);
 void bind_packed_linear(py::module_& module);
+void bind_philox(py::module_& module);
+void bind_ppo_loss(py::module_& module);
+void bind_ragged_attention(py::module_& module);
 void bind_sample(py::module_& module);
+void bind_whiten(py::module_& module);
 
 }  // namespace fairlead::bindings

@@ -7,6 +7,7 @@
 #include "half.inl"
 #include "sums.inl"
 //
+#include "add_layer_norm.inl"
 #include "decode_attention.inl"
 #include "gae.inl"
 #include "gelu.inl"
@@ -29,6 +30,7 @@ namespace fairlead::FAIRLEAD_ISA {
 
 extern const CpuKernels kernels;
 const CpuKernels kernels = {
+    add_layer_norm,
     gae,
     kl_rewards,
     whiten,

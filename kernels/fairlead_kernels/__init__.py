@@ -9,6 +9,7 @@ not take, such as a mask that is no prefix, are then no error: see docs/kernels.
 """
 
 from fairlead_kernels._torch_op import launch_of
+from fairlead_kernels.add_layer_norm import add_layer_norm
 from fairlead_kernels.decode_attention import decode_attention
 from fairlead_kernels.dispatch import (
     ImplementationRow,
@@ -21,7 +22,7 @@ from fairlead_kernels.gelu import gelu
 from fairlead_kernels.kl_gae_whiten import kl_gae_whiten
 from fairlead_kernels.kl_rewards import kl_rewards
 from fairlead_kernels.linear_logprobs import linear_logprobs
-from fairlead_kernels.native import NativeStatus, native_status
+from fairlead_kernels.native import Launch, NativeStatus, native_status, noted_launches
 from fairlead_kernels.packed_linear import pack_weight, packed_linear
 from fairlead_kernels.philox import philox_uniform
 from fairlead_kernels.ppo_loss import (
@@ -39,9 +40,11 @@ from fairlead_kernels.xformers_attention import xformers_missing
 __all__ = [
     "ImplementationRow",
     "KernelError",
+    "Launch",
     "NativeStatus",
     "PolicyLossMetrics",
     "ValueLossMetrics",
+    "add_layer_norm",
     "decode_attention",
     "gae",
     "gelu",
@@ -51,6 +54,7 @@ __all__ = [
     "linear_logprobs",
     "list_implementations",
     "native_status",
+    "noted_launches",
     "pack_weight",
     "packed_linear",
     "philox_uniform",
@@ -65,6 +69,7 @@ __all__ = [
 ]
 
 # Each registers its implementations when it is imported, after the operation is defined.
+import fairlead_kernels.native.add_layer_norm
 import fairlead_kernels.native.decode_attention
 import fairlead_kernels.native.gae
 import fairlead_kernels.native.gelu

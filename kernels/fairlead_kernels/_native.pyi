@@ -201,6 +201,19 @@ def logprobs_backward_cpu(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
+def add_layer_norm_cpu(
+    x: int,
+    other: int,
+    weight: int,
+    bias: int,
+    sum: int,
+    out: int,
+    count: int,
+    width: int,
+    eps: float,
+    threads: int = ...,
+    instruction_set: str = ...,
+) -> None: ...
 def packed_linear_cpu(
     rows: int,
     panels: int,

@@ -11,13 +11,13 @@ from cases import needs_native, normal
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fairlead_kernels
-from fairlead.generation import products
+from fairlead.generation import rewrite
 from fairlead.generation.products import lay_out, product, use_fast_products
 
 ATEN = torch.ops.aten
 
 
-def recorded(rows: int, single: bool, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
+def recorded(rows: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
     """A layer with GPT-2's GELU as it is and as it is made faster, and what it is given."""
 
     def layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -26,41 +26,25 @@ def recorded(rows: int, single: bool, dtype: torch.dtype = torch.float32) -> tup
     given = [normal(5, 20), normal(20, seed=1), normal(rows, 5, seed=2)]
     given = [one.to(dtype) for one in given]
     plain, fast = make_fx(layer)(*given), make_fx(layer)(*given)
-    use_fast_products(fast.graph, 2, single)
+    use_fast_products(fast.graph, 2)
     fast.graph.eliminate_dead_code()
     fast.recompile()
     return plain, fast, given
 
 
-@pytest.mark.parametrize("torch_is_fast", [False, True])
-@pytest.mark.parametrize("single", [False, True])
-def test_a_layer_computes_the_same_however_its_weight_lies(
-    torch_is_fast: bool, single: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(products, "torch_is_fast", lambda: torch_is_fast)
-    plain, fast, given = recorded(1 if single else 4, single)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_layer_computes_the_same_with_its_weight_laid_out(rows: int) -> None:
+    plain, fast, given = recorded(rows)
     torch.testing.assert_close(fast(*given), plain(*given), atol=1e-5, rtol=1e-5)
 
 
 @needs_native
-@pytest.mark.parametrize(
-    ("torch_is_fast", "single", "layout", "called"),
-    [
-        (False, False, "panels", "packed_linear"),
-        (False, True, "panels", "packed_linear"),
-        (True, False, "onednn", "product"),
-        (True, True, "plain", "product"),
-    ],
-)
-def test_float32_weights_lie_in_panels_but_for_intels_processors(
-    torch_is_fast: bool, single: bool, layout: str, called: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(products, "torch_is_fast", lambda: torch_is_fast)
-    _, fast, _ = recorded(4, single)
+def test_float32_weights_lie_in_panels() -> None:
+    _, fast, _ = recorded()
     (laid_out,) = (node for node in fast.graph.nodes if node.target is lay_out)
-    assert laid_out.args[1] == layout
+    assert laid_out.args[1] == "panels"
     (user,) = laid_out.users
-    assert called in str(user.target)
+    assert "packed_linear" in str(user.target)
 
 
 @pytest.mark.parametrize("instructions", [True, False])
@@ -68,7 +52,7 @@ def test_bfloat16_weights_lie_as_onednn_likes_them_where_it_multiplies_them(
     instructions: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: instructions)
-    _, fast, _ = recorded(4, False, torch.bfloat16)
+    _, fast, _ = recorded(dtype=torch.bfloat16)
     laid_out = [node.args[1] for node in fast.graph.nodes if node.target is lay_out]
     assert laid_out == (["onednn"] if instructions else [])
 
@@ -81,9 +65,8 @@ def test_without_a_kernel_for_panels_the_library_multiplies(
         dataclasses.replace(row, auto=row.impl == "reference")
         for row in fairlead_kernels.list_implementations()
     ]
-    monkeypatch.setattr(products, "list_implementations", lambda: rows)
-    monkeypatch.setattr(products, "torch_is_fast", lambda: False)
-    plain, fast, given = recorded(4, False)
+    monkeypatch.setattr(rewrite, "list_implementations", lambda: rows)
+    plain, fast, given = recorded()
     assert "'panels'" not in fast.code
     torch.testing.assert_close(fast(*given), plain(*given), atol=1e-5, rtol=1e-5)
 
@@ -96,19 +79,17 @@ def test_a_plugins_kernel_for_panels_is_called_as_the_public_function(
         for row in fairlead_kernels.list_implementations()
     ]
     mine = fairlead_kernels.ImplementationRow("packed_linear", "mine", "me", "cpu", True, "", True)
-    monkeypatch.setattr(products, "list_implementations", lambda: [*rows, mine])
-    monkeypatch.setattr(products, "torch_is_fast", lambda: False)
-    plain, fast, given = recorded(4, False)
+    monkeypatch.setattr(rewrite, "list_implementations", lambda: [*rows, mine])
+    plain, fast, given = recorded()
     assert fairlead_kernels.packed_linear in [node.target for node in fast.graph.nodes]
     torch.testing.assert_close(fast(*given), plain(*given), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["plain", "onednn"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_product_takes_weights_however_they_lie(rows: int, layout: products.Layout) -> None:
+def test_a_product_takes_a_weight_laid_out_for_onednn(rows: int) -> None:
     given = torch.arange(4.0 * rows).view(rows, 4)
     weight = torch.arange(80.0).view(10, 8)[::2, ::2]
-    found = product(given, lay_out(weight, layout), None, gelu=False)
+    found = product(given, lay_out(weight, "onednn"), None, gelu=False)
     torch.testing.assert_close(found, given @ weight.t())
 
 
@@ -116,7 +97,7 @@ def test_a_bias_that_is_spread_out_is_left_to_torch() -> None:
     graph = make_fx(lambda w, b, x: torch.addmm(b, x, w))(
         torch.ones(4, 5), torch.ones(1), torch.ones(1, 4)
     ).graph
-    use_fast_products(graph, 2, single=False)
+    use_fast_products(graph, 2)
     assert [node.target for node in graph.nodes if node.op == "call_function"] == [
         ATEN.addmm.default
     ]

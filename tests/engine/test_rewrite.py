@@ -11,12 +11,14 @@ from cases import needs_native, normal
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fairlead.generation import rewrite
 from fairlead.generation.rewrite import (
+    add_within_norm,
     call_directly,
     leave_out_idle,
     store_within_attention,
 )
-from fairlead_kernels import decode_attention
+from fairlead_kernels import ImplementationRow, add_layer_norm, decode_attention
 
 ATEN = torch.ops.aten
 
@@ -216,3 +218,100 @@ def test_attention_stores_what_is_new_where_nothing_else_sees_the_cache(
     for ours, right in zip((*found, *found_in), (*expected, *expected_in), strict=True):
         assert torch.equal(ours, right)
     assert ("_launch_append" in recorded.code) == fused
+
+
+def norm(total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.layer_norm(total, (6,), weight, bias)
+
+
+def residual(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Two layers' outputs, each added and normalised."""
+    first = x + y
+    second = first + norm(first, weight, bias)
+    return second, norm(second, weight, bias)
+
+
+def nothing_added(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (norm(x * y, weight, bias),)
+
+
+def a_number_added(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (norm(x + 1, weight, bias),)
+
+
+def more_of_it_added(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (norm(torch.add(x, y, alpha=2), weight, bias),)
+
+
+def one_row_added_to_all(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (norm(x + y[0], weight, bias),)
+
+
+def without_weights(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (torch.layer_norm(x + y, (6,)),)
+
+
+def weights_made_in_the_step(
+    weight: Tensor, bias: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, ...]:
+    return (norm(x + y, weight * y[0], bias),)
+
+
+def of_two_dimensions(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (torch.layer_norm(x + y, (4, 6)),)
+
+
+def the_mean_is_wanted(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return torch.native_layer_norm(x + y, (6,), weight, bias, 1e-5)[:2]
+
+
+def the_sum_is_written_to(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    total = x + y
+    total.mul_(2)
+    return (norm(total, weight, bias),)
+
+
+def in_float64(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (norm(x.double() + y.double(), weight.double(), bias.double()),)
+
+
+def fused_norms(function: Callable[..., tuple[Tensor, ...]]) -> list[Any]:
+    """The operations of it that add and normalise; its results are checked to be the same."""
+    inputs = (normal(6), normal(6, seed=1), normal(4, 6, seed=2), normal(4, 6, seed=3))
+    recorded = make_fx(function, tracing_mode="fake")(*inputs)
+    expected = recorded(*inputs)
+    recorded.graph.eliminate_dead_code()
+    add_within_norm(recorded.graph)
+    recorded.graph.lint()
+    recorded.recompile()
+    for one, other in zip(recorded(*inputs), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    targets = (node.target for node in recorded.graph.nodes)
+    return [one for one in targets if "add_layer_norm" in getattr(one, "__name__", str(one))]
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("function", "fused"),
+    [
+        *((residual, 2), (nothing_added, 0), (a_number_added, 0), (more_of_it_added, 0)),
+        *((one_row_added_to_all, 0), (without_weights, 0), (weights_made_in_the_step, 0)),
+        *((of_two_dimensions, 0), (the_mean_is_wanted, 0), (the_sum_is_written_to, 0)),
+        (in_float64, 0),
+    ],
+)
+def test_a_sum_and_its_normalisation_are_one_kernel_where_it_does_both(
+    function: Callable[..., tuple[Tensor, ...]], fused: int
+) -> None:
+    found = fused_norms(function)
+    assert found == [torch.ops.fairlead_kernels.add_layer_norm.default] * fused
+
+
+@needs_native
+def test_a_plugins_kernel_adds_and_normalises_and_the_reference_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for taken, expected in (("mine", [add_layer_norm] * 2), ("reference", [])):
+        row = ImplementationRow("add_layer_norm", taken, "me", "cpu", True, "", True)
+        monkeypatch.setattr(rewrite, "list_implementations", lambda row=row: [row])
+        assert fused_norms(residual) == expected

@@ -111,6 +111,7 @@ def test_the_listing_marks_one_automatic_choice_for_each_operation_and_device():
         "sample",
         "philox_uniform",
         "packed_linear",
+        "add_layer_norm",
         "gelu",
         "ragged_attention",
     }

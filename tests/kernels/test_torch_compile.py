@@ -53,6 +53,7 @@ CALLS = {
     "philox_uniform": lambda x, y, impl: kernels.philox_uniform(2**64 - 3, 3, x, y, impl),
     "decode_attention": lambda *args, impl: kernels.decode_attention(*args, impl=impl),
     "packed_linear": lambda x, y, impl: kernels.packed_linear(x, y, 9, impl=impl),
+    "add_layer_norm": lambda *args, impl: kernels.add_layer_norm(*args, impl=impl),
     "gelu": lambda x, impl: kernels.gelu(x, impl),
     "ragged_attention": lambda *args, impl: kernels.ragged_attention(
         *args, len(args[0]), impl=impl
@@ -74,6 +75,7 @@ def tensors_for(op, rows=4, width=6):
         "philox_uniform": (index, 7 * index),
         "decode_attention": case(rows, 4, 2, width, 8),
         "packed_linear": (x, kernels.pack_weight(normal(9, width, seed=1))),
+        "add_layer_norm": (x, y, *normal(2, width, seed=2)),
         "gelu": (x,),
         "ragged_attention": (
             *(normal(rows, 2, 8, seed=seed) for seed in range(3)),

@@ -1,6 +1,7 @@
 // The CPU kernels as a table of functions, one table an instruction set, picked at run time.
 #pragma once
 
+#include "fairlead/add_layer_norm.h"
 #include "fairlead/decode_attention.h"
 #include "fairlead/gae.h"
 #include "fairlead/gelu.h"
@@ -17,6 +18,7 @@
 namespace fairlead {
 
 struct CpuKernels {
+    void (*add_layer_norm)(const AddLayerNormArguments&);
     void (*gae)(const GaeArguments&);
     void (*kl_rewards)(const KlRewardsArguments&);
     void (*whiten)(const WhitenArguments&);

@@ -19,8 +19,9 @@ from fairlead.config import Config
 from fairlead.generation import Generated, GenerationRequest
 from fairlead.generation.attend import attending
 from fairlead.generation.cache import SlotCache, fitting_slots, layer_shapes
+from fairlead.generation.graphs import Drawn, StepFunction
 from fairlead.generation.recorded import fastest_step
-from fairlead.generation.step import StepFunction, prompt_logits
+from fairlead.generation.step import prompt_logits
 from fairlead.generation.stops import Stops
 from fairlead.models import context_length
 from fairlead_kernels import philox_uniform, sample
@@ -93,7 +94,7 @@ class NativeBackend:
             device: Any = model.device
             slots = fitting_slots(shapes, len(queue), positions, device, self.config.slots)
             cache = SlotCache(shapes, slots, positions, device)
-            step = fastest_step(model, cache, self.config.record)
+            step = fastest_step(model, cache, request.temperature, self.config.record)
             return _Loop(model, request, cache, step, queue).run()
 
 
@@ -152,7 +153,8 @@ class _Loop:
                 torch.tensor(lengths, device=device),
             )
             self.live += group
-            self._draw(logits[sources], group)
+            uniform = self._uniform(group)
+            self._append(group, sample(logits[sources], uniform, self.request.temperature))
             self._retire()
 
     def decode(self) -> None:
@@ -160,7 +162,7 @@ class _Loop:
         device = self.model.device
         tokens = torch.tensor([one.tokens[-1] for one in self.live], device=device)
         positions = torch.tensor([one.length - 1 for one in self.live], device=device)
-        self._draw(self.step(tokens, positions), self.live)
+        self._append(self.live, self.step(tokens, positions, self._uniform(self.live)))
         self._retire()
 
     def _next_group(self) -> tuple[list[Pending], list[tuple[int, ...]]]:
@@ -177,11 +179,13 @@ class _Loop:
             group.append(self.queue.popleft())
         return group, list(distinct)
 
-    def _draw(self, logits: Tensor, sequences: Sequence[Pending]) -> None:
+    def _uniform(self, sequences: Sequence[Pending]) -> Tensor:
+        """Return the uniform number of each sequence's next token, ``[B]`` float64."""
         self._look_ahead([one for one in sequences if len(one.tokens) == len(one.uniform)])
         next_ones = [one.uniform[len(one.tokens)] for one in sequences]
-        uniform = torch.tensor(next_ones, dtype=torch.float64, device=logits.device)
-        drawn = sample(logits.float(), uniform, self.request.temperature)
+        return torch.tensor(next_ones, dtype=torch.float64, device=self.model.device)
+
+    def _append(self, sequences: Sequence[Pending], drawn: Drawn) -> None:
         columns = (column.tolist() for column in drawn)
         for one, token, logprob, entropy in zip(sequences, *columns, strict=True):
             one.tokens.append(token)

@@ -1,8 +1,7 @@
 """Products of a recorded decoding step: which library multiplies, and how weights lie for it.
 
-Weights in float32 are laid out in panels for `packed_linear`, other ones as oneDNN likes them.
-Torch itself multiplies a single float32 row on Intel's processors, whose library is the faster one
-there; and whatever neither takes.
+Weights in float32 are laid out in panels for `packed_linear`, those in bfloat16 as oneDNN likes
+them; torch multiplies whatever neither takes.
 """
 
 from __future__ import annotations
@@ -12,28 +11,28 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional
 
 from fairlead.generation.constants import constants
-from fairlead.linear import torch_is_fast
-from fairlead_kernels import list_implementations, pack_weight, packed_linear
+from fairlead.generation.rewrite import kernel_of
+from fairlead_kernels import pack_weight, packed_linear
 
-Layout = Literal["panels", "onednn", "plain"]
+Layout = Literal["panels", "onednn"]
 
 _ATEN = torch.ops.aten
 _PRODUCTS = (_ATEN.addmm.default, _ATEN.mm.default)
 
 
-def use_fast_products(graph: fx.Graph, weights: int, single: bool) -> None:
+def use_fast_products(graph: fx.Graph, weights: int) -> None:
     """Have products with the weights made the fastest way there is; weights become ``[out, in]``.
 
     Args:
         graph: A recorded step.
         weights: How many of its first placeholders are weights.
-        single: Whether it will have one row.
     """
     constant = constants(graph, weights)
-    multiply_panels = _multiply_panels()
+    # Of our own the operation itself: a recording can launch it without its checks.
+    own: Callable[..., Tensor] = torch.ops.fairlead_kernels.packed_linear.default
+    multiply_panels = kernel_of("packed_linear", own, packed_linear)
     for node in list(graph.nodes):
         if node.op != "call_function" or node.target not in _PRODUCTS or node.kwargs:
             continue
@@ -41,7 +40,7 @@ def use_fast_products(graph: fx.Graph, weights: int, single: bool) -> None:
         if weight not in constant or rows in constant or len(bias) > 1:
             continue
         inputs_first = weight.meta["val"]
-        layout = _layout(inputs_first.dtype, single, multiply_panels is not None)
+        layout = _layout(inputs_first.dtype, multiply_panels is not None)
         if layout is None:
             continue
         outputs = inputs_first.shape[1]
@@ -65,40 +64,21 @@ def use_fast_products(graph: fx.Graph, weights: int, single: bool) -> None:
             graph.erase_node(gelu)
 
 
-def _layout(dtype: torch.dtype, single: bool, panels: bool) -> Layout | None:
+def _layout(dtype: torch.dtype, panels: bool) -> Layout | None:
     """Return how weights of a type are laid out; None for one that is left to the recording."""
+    if dtype == torch.float32:
+        return "panels" if panels else None
     onednn = torch.ops.mkldnn
     has_onednn = torch.backends.mkldnn.is_available() and hasattr(onednn, "_linear_pointwise")
-    if dtype == torch.float32:
-        if panels:
-            return "panels"
-        return "plain" if single else ("onednn" if has_onednn else None)
     if dtype == torch.bfloat16 and has_onednn and onednn._is_mkldnn_bf16_supported():
         return "onednn"
     return None
-
-
-def _multiply_panels() -> Callable[..., Tensor] | None:
-    """Return what multiplies weights in panels on this machine's CPU; None where torch is better.
-
-    That is on Intel's processors, and where there is the reference alone.
-    """
-    rows = list_implementations()
-    at_hand = [row for row in rows if row.op == "packed_linear" and row.device == "cpu"]
-    (taken,) = (row.impl for row in at_hand if row.auto)
-    if torch_is_fast() or taken == "reference":
-        return None
-    # Of our own the operation itself: a recording can launch it without its checks.
-    own: Callable[..., Tensor] = torch.ops.fairlead_kernels.packed_linear.default
-    return own if taken == "cpp" else packed_linear
 
 
 def lay_out(weight: Tensor, layout: Layout) -> Tensor:
     """Return a weight ``[out, in]`` laid out, for the product that goes with the layout."""
     if layout == "panels":
         return pack_weight(weight)
-    if layout == "plain":
-        return weight
     laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return laid_out
 
@@ -108,16 +88,13 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Te
 
     Args:
         rows: ``[B, in]``.
-        weight: ``[out, in]``, plain or laid out for oneDNN.
+        weight: ``[out, in]``, laid out for oneDNN.
         bias: ``[out]``.
         gelu: Whether it follows.
     """
-    if weight.is_mkldnn:
-        then: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *then)
-        return result
-    plain = functional.linear(rows, weight, bias)
-    return functional.gelu(plain, approximate="tanh") if gelu else plain
+    then: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *then)
+    return result
 
 
 def _gelu_after(product: fx.Node) -> fx.Node | None:

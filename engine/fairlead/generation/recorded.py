@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from fairlead.errors import brief
+from fairlead.generation.bound import Arena, BoundStep
 from fairlead.generation.cache import SlotCache
-from fairlead.generation.step import Recording, StepFunction, eager_logits
+from fairlead.generation.graphs import CudaGraph, Drawn, RepeatedStep, StepFunction, filled_up
+from fairlead.generation.rewrite import kernel_of
+from fairlead.generation.step import Recording, eager_logits
+from fairlead_kernels import sample
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,6 +26,8 @@ _TOLERANCE = {torch.float32: 1e-4}
 _COARSE = 0.02
 """Of the largest logit: rounding may differ; another computation would more."""
 
+_ALL = 0
+"""Of the most probable tokens: what `top_k` is then."""
 
 _KEPT: OrderedDict[Hashable, Recording | None] = OrderedDict()
 _MOST = 16
@@ -29,34 +35,52 @@ _NAMES = ("name_or_path", "warnings_issued")
 """Attributes that say nothing of what a module computes."""
 
 
-def fastest_step(model: Any, cache: SlotCache, record: bool) -> StepFunction:
-    """Return the fastest way there is to run a decoding step.
+def fastest_step(model: Any, cache: SlotCache, temperature: float, record: bool) -> StepFunction:
+    """Return the fastest way there is to run a decoding step and to draw from its logits.
 
     Args:
         model: A causal language model that attends with `attend`.
         cache: Empty: what is in it is written over.
-        record: Whether a recording may be used; False runs the model as it is. It always is on a
-            GPU, whose attention kernel is none that can be recorded, in training mode, and with
-            hooks on its modules, which a recording would do once and for all.
+        temperature: Divides the logits; 0 is greedy.
+        record: Whether a step may be recorded, on a GPU as CUDA graphs; False runs the model as it
+            is. It always is in training mode, and with hooks on its modules, which a recording
+            would do once and for all.
     """
+    device, name = model.device, type(model).__name__
+    draw = partial(sample, temperature=temperature)
 
-    def eager(tokens: Tensor, positions: Tensor) -> Tensor:
-        return eager_logits(model, cache, *cache.live(len(tokens)), tokens, positions)
+    def eager(tokens: Tensor, positions: Tensor, uniform: Tensor) -> Drawn:
+        live = cache.live(len(tokens))
+        return draw(eager_logits(model, cache, *live, tokens, positions), uniform)
 
-    recording = _recording(model, cache) if record and _can_be_recorded(model) else None
+    if not record or not _can_be_recorded(model):
+        return eager
+    if device.type == "cuda":
+        capture = partial(CudaGraph, eager, pool=torch.cuda.graph_pool_handle())
+        filled = partial(filled_up, slots=cache.slots, sizes=1)
+        return RepeatedStep(eager, cache.slots, device, capture, name, filled)
+    recording = _recording(model, cache) if device.type == "cpu" else None
     if recording is None:
         return eager
-    prepared = recording.ready(model)
+    prepared, arena = recording.ready(model), Arena()
+    kernel = kernel_of("sample", torch.ops.fairlead_kernels.sample.default, sample) or sample
 
-    def repeat(tokens: Tensor, positions: Tensor) -> Tensor:
-        return recording.run(prepared, *cache.live(len(tokens)), tokens, positions)
+    def repeat(tokens: Tensor, positions: Tensor, uniform: Tensor) -> Drawn:
+        live = cache.live(len(tokens))
+        return draw(recording.run(prepared, *live, tokens, positions), uniform)
 
-    return repeat
+    def bind(tokens: Tensor, positions: Tensor, uniform: Tensor) -> BoundStep:
+        live = cache.live(len(tokens))
+        bound = recording.bind(prepared, *live, tokens, positions, arena)
+        bound.then(kernel, uniform, temperature, _ALL, 1.0)
+        return bound
+
+    filled = partial(filled_up, slots=cache.slots, sizes=8)
+    return RepeatedStep(repeat, cache.slots, device, bind, name, filled)
 
 
 def _recording(model: Any, cache: SlotCache) -> Recording | None:
-    # A single row is multiplied otherwise than several, by some libraries.
-    key = (_likeness(model), cache.slots == 1)
+    key = _likeness(model)
     if key not in _KEPT:
         name = type(model).__name__
         found: Recording | None
@@ -126,9 +150,7 @@ def _plain_attributes(module: torch.nn.Module) -> str:
 
 
 def _can_be_recorded(model: Any) -> bool:
-    if model.training or model.device.type != "cpu":
-        return False
-    return not any(
+    return not model.training and not any(
         module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
         for module in model.modules()
     )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fairlead_kernels import launch_of
+from fairlead_kernels import add_layer_norm, launch_of, list_implementations
 
 _ATEN = torch.ops.aten
 _OURS = torch.ops.fairlead_kernels
@@ -28,6 +28,17 @@ _METHODS = {
 _SHAPES = (_ATEN.view.default, _ATEN.unsqueeze.default)
 
 
+def owner(node: Any) -> Any:
+    """Return whose memory a node's result is in, through views and writes."""
+    while node.op == "call_function":
+        schema = getattr(node.target, "_schema", None)
+        shares = schema is not None and any(one.alias_info for one in schema.returns)
+        if not shares and node.target is not operator.getitem:
+            break
+        node = node.args[0]
+    return node
+
+
 def leave_out_idle(graph: fx.Graph) -> None:
     """Leave out operations that change nothing: a step of few rows costs what their number costs.
 
@@ -36,6 +47,10 @@ def leave_out_idle(graph: fx.Graph) -> None:
     """
     only_read = not any(_writes_into_own(node) for node in graph.nodes)
     for node in list(graph.nodes):
+        if (
+            node.target is _ATEN._unsafe_view.default
+        ):  # unsafe for what is kept, gradients above all
+            node.target = _ATEN.view.default
         if node.target is _ATEN.view.default:
             _shorten(graph, node)
             continue
@@ -70,6 +85,67 @@ def store_within_attention(graph: fx.Graph) -> None:
         graph.erase_node(keys)
         graph.erase_node(values)
     graph.eliminate_dead_code()
+
+
+def add_within_norm(graph: fx.Graph) -> None:
+    """Have a layer's output added where the sum is normalised, if a kernel does both."""
+    operation = kernel_of("add_layer_norm", _OURS.add_layer_norm.default, add_layer_norm)
+    if operation is None or any(_writes_into_own(node) for node in graph.nodes):
+        return
+    for norm in list(graph.nodes):
+        if norm.target is not _ATEN.native_layer_norm.default or norm.kwargs:
+            continue
+        total, width, weight, bias, eps = norm.args
+        given = _summands(total)
+        weights = [one for one in (weight, bias) if one is not None and one.op == "placeholder"]
+        used = {one.target is operator.getitem and one.args[1] == 0 for one in norm.users}
+        if given is None or len(width) != 1 or len(weights) != 2 or used != {True}:
+            continue
+        given = (*given, *weights, eps)
+        if operation is not add_layer_norm and _launch(operation, given) is None:
+            continue
+        values = (total.meta["val"], norm.meta["val"][0])
+        with graph.inserting_before(total):
+            both = graph.call_function(operation, given)
+            both.meta["val"] = values
+            parts = [graph.call_function(operator.getitem, (both, at)) for at in range(2)]
+        for part, value in zip(parts, values, strict=True):
+            part.meta["val"] = value
+        for old in list(norm.users):
+            _replace(graph, old, parts[1])
+        graph.erase_node(norm)
+        _replace(graph, total, parts[0])
+
+
+def _summands(total: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """Return the two that a sum is of, where both are like it."""
+    if total.target is not _ATEN.add.Tensor or total.kwargs:
+        return None
+    x, other = total.args
+    if not (isinstance(x, fx.Node) and isinstance(other, fx.Node)):
+        return None
+    expected = total.meta["val"]
+    for one in (x.meta["val"], other.meta["val"]):
+        if not isinstance(one, Tensor) or one.shape != expected.shape:
+            return None
+        if one.dtype != expected.dtype:
+            return None
+    return x, other
+
+
+def kernel_of(
+    operation: str, own: Callable[..., Any], public: Callable[..., Any]
+) -> Callable[..., Any] | None:
+    """Return what runs an operation on this machine's CPU; None for the reference.
+
+    Args:
+        operation: Its name.
+        own: Its torch operation in native code: a recording can launch it without its checks.
+        public: Its function, which a plugin's kernel is called by.
+    """
+    rows = [row for row in list_implementations() if row.op == operation and row.device == "cpu"]
+    (taken,) = (row.impl for row in rows if row.auto)
+    return {"cpp": own, "reference": None}.get(taken, public)
 
 
 def _stored(written: Any, lengths: Any) -> Any:
@@ -120,18 +196,7 @@ def _is_idle_copy(node: fx.Node) -> bool:
     source: Any = node.args[0]
     if source.meta["val"].stride() != node.meta["val"].stride():
         return False
-    return bool(_owner(source).op != "placeholder")
-
-
-def _owner(node: Any) -> Any:
-    """Return whose memory a node's result is in, through views and writes."""
-    while node.op == "call_function":
-        schema = getattr(node.target, "_schema", None)
-        shares = schema is not None and any(one.alias_info for one in schema.returns)
-        if not shares and node.target is not operator.getitem:
-            break
-        node = node.args[0]
-    return node
+    return bool(owner(source).op != "placeholder")
 
 
 def _writes_into_own(node: fx.Node) -> bool:
@@ -144,7 +209,7 @@ def _writes_into_own(node: fx.Node) -> bool:
         for at, one in enumerate(schema.arguments)
         if one.alias_info is not None and one.alias_info.is_write and at < len(node.args)
     ]
-    return any(_owner(one).op != "placeholder" for one in written)
+    return any(owner(one).op != "placeholder" for one in written)
 
 
 def _shorten(graph: fx.Graph, view: fx.Node) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fairlead.generation.attend import decoding
+from fairlead.generation.bound import Arena, BoundStep, Plan
 from fairlead.generation.cache import SlotCache
 from fairlead.generation.constants import constants
 from fairlead.generation.products import use_fast_products
-from fairlead.generation.rewrite import call_directly, leave_out_idle, store_within_attention
-
-StepFunction = Callable[[Tensor, Tensor], Tensor]
-"""From tokens and positions, ``[B]`` int64 each, to logits ``[B, V]``; it fills the cache."""
+from fairlead.generation.rewrite import (
+    add_within_norm,
+    call_directly,
+    leave_out_idle,
+    store_within_attention,
+)
 
 
 def eager_logits(
@@ -90,10 +93,17 @@ class Recording:
     def __init__(self, model: Any, cache: SlotCache) -> None:
         weights = _weights(model)
         recorded = _record(model, cache, weights)
-        use_fast_products(recorded.graph, len(weights), single=cache.slots == 1)
+        use_fast_products(recorded.graph, len(weights))
         leave_out_idle(recorded.graph)
         store_within_attention(recorded.graph)
-        self._prepare, self._step = _split(recorded, len(weights))
+        add_within_norm(recorded.graph)
+        before, after = _split(recorded.graph, len(weights))
+        self._prepare = fx.GraphModule(recorded, before)
+        self._plan = Plan(after)
+        direct = fx.Graph()
+        direct.output(direct.graph_copy(after, {}))
+        call_directly(direct)
+        self._step = fx.GraphModule(recorded, direct)
 
     def ready(self, model: Any) -> list[Tensor]:
         """Return what the step needs of the weights as they are now."""
@@ -113,6 +123,23 @@ class Recording:
         with torch.autocast(tokens.device.type, enabled=False):
             logits: Tensor = self._step(*prepared, *keys, *values, tokens, positions)
         return logits
+
+    def bind(
+        self,
+        prepared: Sequence[Tensor],
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        tokens: Tensor,
+        positions: Tensor,
+        arena: Arena,
+    ) -> BoundStep:
+        """Do what `run` does, and return what does it again on the same memory.
+
+        Raises:
+            Exception: Of any kind, when an operation cannot be repeated so.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            return BoundStep(self._plan, (*prepared, *keys, *values, tokens, positions), arena)
 
 
 def _weights(model: Any) -> dict[str, Tensor]:
@@ -183,10 +210,10 @@ def _record(model: Any, cache: SlotCache, weights: dict[str, Tensor]) -> fx.Grap
     return recorded
 
 
-def _split(recorded: fx.GraphModule, weights: int) -> tuple[fx.GraphModule, fx.GraphModule]:
+def _split(recorded: fx.Graph, weights: int) -> tuple[fx.Graph, fx.Graph]:
     """Split a recording into what depends on the weights alone, and the rest."""
-    nodes = list(recorded.graph.nodes)
-    constant = constants(recorded.graph, weights)
+    nodes = list(recorded.nodes)
+    constant = constants(recorded, weights)
     needed = [
         node
         for node in nodes
@@ -209,5 +236,4 @@ def _split(recorded: fx.GraphModule, weights: int) -> tuple[fx.GraphModule, fx.G
             after.output(late[result])
         else:
             late[node] = after.node_copy(node, lambda one: late[one])
-    call_directly(after)
-    return fx.GraphModule(recorded, before), fx.GraphModule(recorded, after)
+    return before, after

@@ -8,8 +8,11 @@ Python, and make torch operations of its kernels.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +23,12 @@ from torch import Tensor
 from fairlead_kernels.dispatch import OWN, registry
 
 __all__ = [
+    "Launch",
     "NativeStatus",
     "call",
     "loaded",
     "native_status",
+    "noted_launches",
     "refuse",
     "register",
 ]
@@ -131,6 +136,48 @@ def _cuda_available() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A kernel on the CPU as it was called.
+
+    Attributes:
+        function: Of the native module.
+        args: Its arguments, with tensors for addresses and None for no tensor.
+    """
+
+    function: Callable[..., None]
+    args: tuple[Any, ...]
+
+    def bound(self, args: Sequence[Any] | None = None) -> Callable[[], None]:
+        """The same call on the memory that tensors have now, again and again.
+
+        Args:
+            args: In place of the launch's own; tensors like those, which outlive what is returned.
+        """
+        plain = _addresses(self.args if args is None else args)
+        return partial(self.function, *plain, torch.get_num_threads())
+
+
+_NOTED: ContextVar[list[Launch] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noted_launches() -> Iterator[list[Launch]]:
+    """Note the kernels on the CPU that are called within it, besides calling them."""
+    noted: list[Launch] = []
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
+def _addresses(args: Sequence[Any]) -> list[Any]:
+    return [
+        arg.data_ptr() if isinstance(arg, Tensor) else 0 if arg is None else arg for arg in args
+    ]
+
+
 def call(kernel: str, *args: Any) -> None:
     """Runs a kernel of the native module where its first tensor is.
 
@@ -145,17 +192,18 @@ def call(kernel: str, *args: Any) -> None:
     module, error = _load()
     if module is None:
         raise RuntimeError(error)
-    plain = [
-        arg.data_ptr() if isinstance(arg, Tensor) else 0 if arg is None else arg for arg in args
-    ]
     first = next(arg for arg in args if isinstance(arg, Tensor))
     if first.is_cpu:
-        getattr(module, f"{kernel}_cpu")(*plain, torch.get_num_threads())
+        launch = Launch(getattr(module, f"{kernel}_cpu"), args)
+        launch.bound()()
+        noted = _NOTED.get()
+        if noted is not None:
+            noted.append(launch)
         return
     device = first.device
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
-        getattr(module, f"{kernel}_cuda")(*plain, device.index, stream)
+        getattr(module, f"{kernel}_cuda")(*_addresses(args), device.index, stream)
 
 
 def refuse(device: str, *tensors: Tensor | None, gradient: bool = False) -> str | None:

@@ -1,4 +1,4 @@
-"""A linear layer on few rows: reading its weights once is most of what it costs."""
+"""What a decoding step is made of beside attention: linear layers and what is between them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def _eager(rows: Tensor, panels: Any, outputs: int, bias: Tensor) -> Tensor:
     return functional.linear(rows, weight, bias)
 
 
-def _cost(inputs: Inputs) -> Cost:
+def _linear_cost(inputs: Inputs) -> Cost:
+    """The weights are read once."""
     rows, panels = inputs.kwargs["rows"], inputs.kwargs["panels"]
     moved = rows.numel() + panels.numel() + len(rows) * inputs.kwargs["outputs"]
     return Cost(moved * rows.element_size(), 2 * len(rows) * panels.numel(), products=True)
@@ -47,6 +48,24 @@ def _cost(inputs: Inputs) -> Cost:
 def _terms(inputs: Inputs) -> dict[str, Tensor]:
     sizes = {name: inputs.kwargs[name].abs() for name in ("rows", "panels", "bias")}
     return {"result": _eager(**sizes, outputs=inputs.kwargs["outputs"])}
+
+
+def _make_rows(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    shapes = {"x": shape, "other": shape, "weight": shape[1:], "bias": shape[1:]}
+    return Inputs(
+        {name: normal(*one, dtype=dtype, generator=generator) for name, one in shapes.items()}
+    )
+
+
+def _norm(x: Tensor, other: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    total = x + other
+    return total, functional.layer_norm(total, x.shape[-1:], weight, bias)
+
+
+def _norm_cost(inputs: Inputs) -> Cost:
+    """Two numbers are read and two written."""
+    x = inputs.kwargs["x"]
+    return Cost(4 * x.numel() * x.element_size(), 10 * x.numel())
 
 
 WORKLOADS = (
@@ -58,9 +77,21 @@ WORKLOADS = (
         make=_make,
         outputs=("result",),
         eager=_eager,
-        cost=_cost,
+        cost=_linear_cost,
         dtypes=(torch.float32,),
         terms=_terms,
         swept=("N", "I", "O"),
+    ),
+    Workload(
+        op="add_layer_norm",
+        name="forward",
+        axes=("N", "D"),
+        shapes={"cpu": ((64, 384), (1, 768), (4096, 768))},
+        make=_make_rows,
+        outputs=("sum", "normed"),
+        eager=_norm,
+        cost=_norm_cost,
+        dtypes=(torch.float32,),
+        swept=("N", "D"),
     ),
 )

@@ -1,0 +1,307 @@
+"""Decoding steps that are repeated on memory that stays; CUDA graphs are in tests/gpu."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import needs_native, normal
+from generating import as_it_is, respond, rows
+from hypothesis import given
+from hypothesis import strategies as st
+from support import FAMILIES, save_causal
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fairlead.generation import graphs
+from fairlead.generation.bound import Arena, BoundStep, Plan
+from fairlead.generation.graphs import Drawn, RepeatedStep, filled_up
+from fairlead.models import load_causal
+from fairlead.strategy import SingleDevice
+from fairlead_kernels import gelu, pack_weight, sample
+
+CPU = torch.device("cpu")
+
+
+@given(rows=st.integers(1, 2000), more=st.integers(0, 2000), sizes=st.sampled_from([1, 2, 4, 8]))
+def test_rows_are_filled_up_by_less_than_a_share(rows: int, more: int, sizes: int) -> None:
+    slots = rows + more
+    filled = filled_up(rows, slots, sizes)
+    assert rows <= filled <= slots
+    assert (filled - rows) * sizes < rows
+    assert filled_up(filled, slots, sizes) == filled
+
+
+def test_the_numbers_of_rows_by_hand() -> None:
+    """One a power of two; eight from 9 to 16 in steps of 1, from 17 to 32 of 2, to 64 of 4."""
+    assert {filled_up(rows, 64, 1) for rows in range(1, 65)} == {1, 2, 4, 8, 16, 32, 64}
+    found = sorted({filled_up(rows, 64, 8) for rows in range(1, 65)})
+    assert found == [*range(1, 17), *range(18, 33, 2), *range(36, 65, 4)]
+    assert filled_up(61, 62, 8) == 62
+
+
+class Counting:
+    """A step that draws 10 t + p and u, and what was asked of it: by Python, and captured."""
+
+    def __init__(self) -> None:
+        self.run: list[list[int]] = []
+        self.captured: list[int] = []
+
+    def __call__(self, tokens: Tensor, positions: Tensor, uniform: Tensor) -> Drawn:
+        self.run.append(positions.tolist())
+        return 10 * tokens + positions, uniform
+
+    def capture(self, tokens: Tensor, positions: Tensor, uniform: Tensor) -> Any:
+        self.captured.append(len(tokens))
+        graph = make_fx(lambda t, p: 10 * t + p)(tokens, positions).graph
+        bound = BoundStep(Plan(graph), (tokens, positions), Arena())
+        bound.then(lambda sums, numbers: [sums.clone(), numbers.clone()], uniform)
+        return bound
+
+
+def ask(step: RepeatedStep, *tokens: int) -> list[int]:
+    """What is drawn for tokens that are each at their own number's position: 11 t."""
+    given = torch.tensor(tokens)
+    answer, uniform = step(given, given, given.double() / 100)
+    assert uniform.tolist() == (given.double() / 100).tolist()
+    result: list[int] = answer.tolist()
+    return result
+
+
+def as_many(rows: int) -> int:
+    return rows
+
+
+def test_a_number_of_rows_is_captured_when_it_comes_twice_running() -> None:
+    counting = Counting()
+    step = RepeatedStep(counting, 6, CPU, counting.capture, "it", as_many)
+    assert ask(step, 1, 2, 3) == [11, 22, 33]
+    assert ask(step, 4, 5) == [44, 55]
+    assert ask(step, 6, 7, 8) == [66, 77, 88]
+    assert counting.captured == []
+    assert ask(step, 9, 8, 7) == [99, 88, 77]
+    assert counting.captured == [3]
+    assert ask(step, 5, 4) == [55, 44]
+    run = len(counting.run)
+    assert ask(step, 1, 3, 5) == [11, 33, 55]
+    assert ask(step, 2, 4, 6) == [22, 44, 66]
+    assert len(counting.run) == run
+    assert counting.captured == [3]
+
+
+def test_rows_that_fill_up_attend_to_one_position_alone() -> None:
+    counting = Counting()
+    filled = partial(filled_up, slots=6, sizes=1)
+    step = RepeatedStep(counting, 6, CPU, counting.capture, "it", filled)
+    assert ask(step, 9, 9, 9, 9, 9) == [99] * 5
+    assert ask(step, 7, 6, 5) == [77, 66, 55]
+    assert counting.run == [[9, 9, 9, 9, 9, 0], [7, 6, 5, 0]]
+    assert ask(step, 1, 2, 3, 4) == [11, 22, 33, 44]
+    assert ask(step, 4, 3, 2) == [44, 33, 22]
+    assert counting.captured == [4]
+    assert len(counting.run) == 2
+
+
+def test_the_oldest_of_many_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_MOST", 2)
+    counting = Counting()
+    step = RepeatedStep(counting, 6, CPU, counting.capture, "it", as_many)
+    for tokens in ([1], [1], [1, 2], [1, 2], [1, 2, 3], [1, 2, 3], [1, 2], [2], [2]):
+        assert ask(step, *tokens) == [11 * one for one in tokens]
+    assert counting.captured == [1, 2, 3, 1]
+
+
+def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[int] = []
+
+    def capture(tokens: Tensor, *_: Tensor) -> Any:
+        tried.append(len(tokens))
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    step = RepeatedStep(Counting(), 4, CPU, capture, "Some", as_many)
+    for tokens in ([1, 2], [3, 4], [5, 6], [7], [8], [9]):
+        assert ask(step, *tokens) == [11 * one for one in tokens]
+    (line,) = (one.getMessage() for one in caplog.records)
+    assert line == (
+        "decoding Some without capturing its steps, which is slower: "
+        "operation not permitted when stream is capturing"
+    )
+    assert tried == [2]
+
+
+def bound(function: Callable[..., Tensor], *inputs: Tensor) -> BoundStep:
+    graph = make_fx(function)(*(one.clone() for one in inputs)).graph
+    return BoundStep(Plan(graph), inputs, Arena())
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "an operation that writes where it is told to": lambda x, w: x @ w,
+    "one that cannot, with several results": lambda x, w: (
+        torch.layer_norm(x, (6,), w[0]) + x.topk(6).values
+    ),
+    "views": lambda x, w: x.view(2, 2, 6).transpose(1, 2).unsqueeze(0)[0, 1] * 2,
+    "parts": lambda x, w: torch.cat([one.exp() for one in x.split(2, dim=1)], dim=1),
+    "a result in another order": lambda x, w: (x.t() + 1).sin().t() @ w,
+    "a chain whose memory is used again": lambda x, w: ((x.sin() + 1).cos() * 2).exp() + x.tan(),
+    "an input as it is": lambda x, w: x,
+    "another type": lambda x, w: (x > 0).to(torch.int64) + x.argmax(1, keepdim=True),
+    "writing into its own": lambda x, w: x.exp().add_(1).sin(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_bound_step_computes_anew_from_what_its_inputs_hold(name: str) -> None:
+    function = FUNCTIONS[name]
+    x, w = normal(4, 6), normal(6, 6, seed=1)
+    step = bound(function, x, w)
+    assert torch.equal(step.result, function(x, w))
+    for seed in (2, 3):
+        x.copy_(normal(4, 6, seed=seed))
+        expected = function(x, w)
+        assert step.run() is step.result
+        assert torch.equal(step.result, expected)
+
+
+def test_a_bound_step_writes_to_its_inputs_once_a_run() -> None:
+    x = torch.zeros(3)
+    step = bound(lambda x: x.add_(1)[:2] * 10, x)
+    assert x.tolist() == [1, 1, 1]
+    step.run()
+    assert x.tolist() == [2, 2, 2]
+    assert step.result.tolist() == [20, 20]
+
+
+def test_what_follows_a_bound_step_is_computed_anew_as_well() -> None:
+    x, y = normal(4, 6), normal(4, 6, seed=1)
+    step = bound(lambda x: x.exp(), x)
+    step.then(lambda found, other: [found.sum(1), (found * other).t()], y)
+    total, both = step.result
+    for seed in (2, 3):
+        x.copy_(normal(4, 6, seed=seed))
+        y.copy_(normal(4, 6, seed=seed + 2))
+        step.run()
+        assert torch.equal(total, x.exp().sum(1))
+        assert torch.equal(both, (x.exp() * y).t())
+
+
+@needs_native
+def test_kernels_are_called_without_anything_of_torch() -> None:
+    """The same numbers, and operations of torch are looked for: there are none in a run."""
+    x, w, u = normal(3, 8), normal(40, 8, seed=1), torch.tensor([0.1, 0.5, 0.9]).double()
+    panels, one = pack_weight(w), torch.ones(8)
+    ops = torch.ops.fairlead_kernels
+
+    def step(x: Tensor, panels: Tensor, one: Tensor) -> Tensor:
+        _, normed = ops.add_layer_norm(x, x, one, one, 1e-5)
+        logits: Tensor = ops.packed_linear(normed, panels, 40, None, True)
+        return logits
+
+    found = bound(step, x, panels, one)
+    found.then(ops.sample.default, u, 0.7, 0, 1.0)
+    x.copy_(normal(3, 8, seed=5))
+    with torch.profiler.profile() as profile:
+        tokens, logprobs, _ = found.run()
+    assert [one.name for one in profile.events() if "::" in one.name] == []
+    expected = sample(step(x, panels, one), u, 0.7)
+    assert torch.equal(tokens, expected[0])
+    assert torch.equal(logprobs, expected[1])
+
+
+@needs_native
+def test_what_a_function_does_beside_a_kernel_is_done_each_time() -> None:
+    """A plugin's kernel may call one of ours, and go on with what that has written."""
+
+    def twice(x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.fairlead_kernels.gelu(x)
+        return result.mul_(2)
+
+    x = normal(3, 8)
+    graph = make_fx(lambda x: x.exp())(x).graph
+    (called,) = (node for node in graph.nodes if node.op == "call_function")
+    called.target = twice
+    step = BoundStep(Plan(graph), (x,), Arena())
+    step.then(lambda found: [twice(found)])
+    x.copy_(normal(3, 8, seed=1))
+    (found,) = step.run()
+    torch.testing.assert_close(found, 2 * gelu(2 * gelu(x)))
+
+
+def test_memory_is_used_again_and_shared() -> None:
+    """Of a chain of twenty results two are needed at a time."""
+
+    def chain(x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = x.sin()
+        return x
+
+    arena = Arena()
+    x = normal(100)
+    plan = Plan(make_fx(chain)(x).graph)
+    BoundStep(plan, (x,), arena)
+    assert len(arena._free) == 2
+    step = BoundStep(plan, (x[:50],), arena)
+    assert len(arena._free) == 2
+    assert torch.equal(step.run(), chain(x[:50]))
+
+
+@pytest.fixture
+def captured(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[list[int]]:
+    """The rows of each step that is bound while the native backend generates, without a warning."""
+    found: list[int] = []
+
+    class Noted(BoundStep):
+        def __init__(self, plan: Any, inputs: Any, arena: Any) -> None:
+            super().__init__(plan, inputs, arena)
+            found.append(len(self.result))
+
+    monkeypatch.setattr("fairlead.generation.step.BoundStep", Noted)
+    yield found
+    assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_bound_and_generates_what_the_model_does(
+    tmp_path: Path, captured: list[int], family: str
+) -> None:
+    directory = save_causal(tmp_path, family, initializer_range=0.3)
+    model: Any = load_causal(str(directory), SingleDevice("cpu"), trained=True)
+    assert rows(respond(model)) == as_it_is(model)
+    assert captured == [8]
+
+
+def test_bfloat16_is_bound_too(
+    tmp_path: Path, captured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = SingleDevice("cpu", "bfloat16")
+    directory = save_causal(tmp_path, initializer_range=0.3)
+    model: Any = load_causal(str(directory), strategy, trained=True)
+    with strategy.autocast():
+        found = rows(respond(model))
+        assert captured == [8]
+        first = RepeatedStep._first
+        monkeypatch.setattr(
+            RepeatedStep, "_first", lambda one, rows, again: first(one, rows, False)
+        )
+        assert rows(respond(model)) == found
+
+
+def test_rows_that_end_and_rows_that_come_are_bound_anew(
+    tmp_path: Path, captured: list[int]
+) -> None:
+    """Five slots for eight prompts whose responses end at random."""
+    directory = save_causal(tmp_path, initializer_range=0.3)
+    model: Any = load_causal(str(directory), SingleDevice("cpu"), trained=True)
+    ended: Any = {"slots": 5, "stop_token_ids": tuple(range(4)), "max_new_tokens": 30}
+    found = rows(respond(model, **ended))
+    assert found == as_it_is(model, **ended)
+    assert len({len(one) for one in found}) > 3
+    assert len(set(captured)) == len(captured) > 1
