@@ -73,7 +73,7 @@ def ragged_hidden_states(model: Any, tokens: Tensor, lengths: Tensor, where: Ten
         attention_mask=offsets.expand(1, 1, tokens.shape[1], -1),
         use_cache=False,
     )
-    hidden: Tensor = output.last_hidden_state[0]
+    hidden: Tensor = output.last_hidden_state.squeeze(0)
     return hidden[where[run]]
 
 
@@ -132,7 +132,8 @@ def attend(
 
 def _rows(heads: Tensor, width: int) -> Tensor:
     """Take ``[1, H, N, D]`` to ``[N, H, width]``; values narrower than keys get zeros."""
-    rows = heads[0].transpose(0, 1)
+    # Backwards an index would fill memory with zeros and copy into it; this is a view.
+    rows = heads.squeeze(0).transpose(0, 1)
     if rows.shape[2] < width:
         rows = nn.functional.pad(rows, (0, width - rows.shape[2]))
     return rows if rows.stride(2) == 1 else rows.contiguous()
