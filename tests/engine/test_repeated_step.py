@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from support import FAMILIES, save_causal
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fairlead.generation import graphs
+from fairlead.generation import recorded
 from fairlead.generation.bound import Arena, BoundStep, Plan
 from fairlead.generation.graphs import Drawn, RepeatedStep, filled_up
+from fairlead.generation.recorded import fastest_step
 from fairlead.models import load_causal
 from fairlead.strategy import SingleDevice
 from fairlead_kernels import gelu, pack_weight, sample
@@ -28,21 +28,13 @@ from fairlead_kernels import gelu, pack_weight, sample
 CPU = torch.device("cpu")
 
 
-@given(rows=st.integers(1, 2000), more=st.integers(0, 2000), sizes=st.sampled_from([1, 2, 4, 8]))
-def test_rows_are_filled_up_by_less_than_a_share(rows: int, more: int, sizes: int) -> None:
+@given(rows=st.integers(1, 2000), more=st.integers(0, 2000))
+def test_rows_are_filled_up_to_a_power_of_two_or_to_all_slots(rows: int, more: int) -> None:
     slots = rows + more
-    filled = filled_up(rows, slots, sizes)
+    filled = filled_up(rows, slots)
     assert rows <= filled <= slots
-    assert (filled - rows) * sizes < rows
-    assert filled_up(filled, slots, sizes) == filled
-
-
-def test_the_numbers_of_rows_by_hand() -> None:
-    """One a power of two; eight from 9 to 16 in steps of 1, from 17 to 32 of 2, to 64 of 4."""
-    assert {filled_up(rows, 64, 1) for rows in range(1, 65)} == {1, 2, 4, 8, 16, 32, 64}
-    found = sorted({filled_up(rows, 64, 8) for rows in range(1, 65)})
-    assert found == [*range(1, 17), *range(18, 33, 2), *range(36, 65, 4)]
-    assert filled_up(61, 62, 8) == 62
+    assert filled < 2 * rows
+    assert filled == slots or filled.bit_count() == 1
 
 
 class Counting:
@@ -63,6 +55,9 @@ class Counting:
         bound.then(lambda sums, numbers: [sums.clone(), numbers.clone()], uniform)
         return bound
 
+    def repeated(self, slots: int, warm: bool = False) -> RepeatedStep:
+        return RepeatedStep(self, slots, CPU, self.capture, "it", warm)
+
 
 def ask(step: RepeatedStep, *tokens: int) -> list[int]:
     """What is drawn for tokens that are each at their own number's position: 11 t."""
@@ -73,47 +68,41 @@ def ask(step: RepeatedStep, *tokens: int) -> list[int]:
     return result
 
 
-def as_many(rows: int) -> int:
-    return rows
-
-
-def test_a_number_of_rows_is_captured_when_it_comes_twice_running() -> None:
+def test_a_number_of_rows_is_captured_once_for_all_that_are_filled_up_to_it() -> None:
     counting = Counting()
-    step = RepeatedStep(counting, 6, CPU, counting.capture, "it", as_many)
+    step = counting.repeated(6)
     assert ask(step, 1, 2, 3) == [11, 22, 33]
     assert ask(step, 4, 5) == [44, 55]
-    assert ask(step, 6, 7, 8) == [66, 77, 88]
-    assert counting.captured == []
+    assert ask(step, 6, 7, 8, 9) == [66, 77, 88, 99]
     assert ask(step, 9, 8, 7) == [99, 88, 77]
-    assert counting.captured == [3]
+    assert ask(step, 5) == [55]
     assert ask(step, 5, 4) == [55, 44]
-    run = len(counting.run)
-    assert ask(step, 1, 3, 5) == [11, 33, 55]
-    assert ask(step, 2, 4, 6) == [22, 44, 66]
-    assert len(counting.run) == run
-    assert counting.captured == [3]
+    assert ask(step, 1, 3, 5, 7, 9) == [11, 33, 55, 77, 99]
+    assert ask(step, 2, 4, 6, 8, 1, 3) == [22, 44, 66, 88, 11, 33]
+    assert counting.captured == [4, 2, 1, 6]
+    assert counting.run == []
+
+
+def test_where_it_has_to_be_warm_a_number_of_rows_is_run_before_it_is_captured() -> None:
+    counting = Counting()
+    step = counting.repeated(6, warm=True)
+    assert ask(step, 1, 2, 3) == [11, 22, 33]
+    assert ask(step, 4, 5) == [44, 55]
+    assert counting.captured == []
+    assert ask(step, 6, 7, 8, 9) == [66, 77, 88, 99]
+    assert counting.captured == [4]
+    assert ask(step, 3, 2, 1) == [33, 22, 11]
+    assert ask(step, 5, 4) == [55, 44]
+    assert counting.captured == [4, 2]
+    assert len(counting.run) == 2
 
 
 def test_rows_that_fill_up_attend_to_one_position_alone() -> None:
     counting = Counting()
-    filled = partial(filled_up, slots=6, sizes=1)
-    step = RepeatedStep(counting, 6, CPU, counting.capture, "it", filled)
+    step = counting.repeated(6, warm=True)
     assert ask(step, 9, 9, 9, 9, 9) == [99] * 5
     assert ask(step, 7, 6, 5) == [77, 66, 55]
     assert counting.run == [[9, 9, 9, 9, 9, 0], [7, 6, 5, 0]]
-    assert ask(step, 1, 2, 3, 4) == [11, 22, 33, 44]
-    assert ask(step, 4, 3, 2) == [44, 33, 22]
-    assert counting.captured == [4]
-    assert len(counting.run) == 2
-
-
-def test_the_oldest_of_many_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_MOST", 2)
-    counting = Counting()
-    step = RepeatedStep(counting, 6, CPU, counting.capture, "it", as_many)
-    for tokens in ([1], [1], [1, 2], [1, 2], [1, 2, 3], [1, 2, 3], [1, 2], [2], [2]):
-        assert ask(step, *tokens) == [11 * one for one in tokens]
-    assert counting.captured == [1, 2, 3, 1]
 
 
 def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
@@ -125,7 +114,7 @@ def test_what_cannot_be_captured_is_run_as_it_is_with_one_warning(
         tried.append(len(tokens))
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
-    step = RepeatedStep(Counting(), 4, CPU, capture, "Some", as_many)
+    step = RepeatedStep(Counting(), 4, CPU, capture, "Some", warm=False)
     for tokens in ([1, 2], [3, 4], [5, 6], [7], [8], [9]):
         assert ask(step, *tokens) == [11 * one for one in tokens]
     (line,) = (one.getMessage() for one in caplog.records)
@@ -165,7 +154,7 @@ def test_a_bound_step_computes_anew_from_what_its_inputs_hold(name: str) -> None
     for seed in (2, 3):
         x.copy_(normal(4, 6, seed=seed))
         expected = function(x, w)
-        assert step.run() is step.result
+        assert step.run(4) is step.result
         assert torch.equal(step.result, expected)
 
 
@@ -173,7 +162,7 @@ def test_a_bound_step_writes_to_its_inputs_once_a_run() -> None:
     x = torch.zeros(3)
     step = bound(lambda x: x.add_(1)[:2] * 10, x)
     assert x.tolist() == [1, 1, 1]
-    step.run()
+    step.run(3)
     assert x.tolist() == [2, 2, 2]
     assert step.result.tolist() == [20, 20]
 
@@ -186,7 +175,7 @@ def test_what_follows_a_bound_step_is_computed_anew_as_well() -> None:
     for seed in (2, 3):
         x.copy_(normal(4, 6, seed=seed))
         y.copy_(normal(4, 6, seed=seed + 2))
-        step.run()
+        step.run(4)
         assert torch.equal(total, x.exp().sum(1))
         assert torch.equal(both, (x.exp() * y).t())
 
@@ -207,11 +196,53 @@ def test_kernels_are_called_without_anything_of_torch() -> None:
     found.then(ops.sample.default, u, 0.7, 0, 1.0)
     x.copy_(normal(3, 8, seed=5))
     with torch.profiler.profile() as profile:
-        tokens, logprobs, _ = found.run()
+        tokens, logprobs, _ = found.run(3)
     assert [one.name for one in profile.events() if "::" in one.name] == []
     expected = sample(step(x, panels, one), u, 0.7)
     assert torch.equal(tokens, expected[0])
     assert torch.equal(logprobs, expected[1])
+
+
+@needs_native
+def test_kernels_compute_no_more_rows_than_are_asked_for() -> None:
+    """Four are bound; of the first two the others' results are left as they were."""
+    x, u = normal(4, 8), torch.tensor([0.1, 0.5, 0.9, 0.3]).double()
+    panels, one = pack_weight(normal(40, 8, seed=1)), torch.ones(8)
+    ops = torch.ops.fairlead_kernels
+
+    def step(panels: Tensor, one: Tensor, x: Tensor) -> Tensor:
+        _, normed = ops.add_layer_norm(x, x, one, one, 1e-5)
+        logits: Tensor = ops.packed_linear(normed, panels, 40, None, False)
+        return logits
+
+    found = bound(step, panels, one, x)
+    logits = found.result
+    found.then(ops.sample.default, u, 0.7, 0, 1.0)
+    before = logits.clone()
+    x.copy_(normal(4, 8, seed=5))
+    tokens, *_ = found.run(2)
+    after = step(panels, one, x)
+    assert torch.equal(logits[:2], after[:2])
+    assert torch.equal(logits[2:], before[2:])
+    assert torch.equal(tokens[:2], sample(after, u, 0.7)[0][:2])
+    found.run(4)
+    assert torch.equal(logits, after)
+
+
+@needs_native
+def test_a_kernel_that_has_other_rows_than_the_step_computes_them_all() -> None:
+    """Two heads a row are four rows of a product; the sum of two makes one of each."""
+    x, panels = normal(2, 16), pack_weight(normal(5, 8, seed=1))
+    packed = torch.ops.fairlead_kernels.packed_linear
+
+    def step(panels: Tensor, x: Tensor) -> Tensor:
+        heads = packed(x.view(4, 8), panels, 5, None, False)
+        total: Tensor = heads.view(2, 2, 5).sum(1)
+        return total
+
+    found = bound(step, panels, x)
+    x.copy_(normal(2, 16, seed=2))
+    assert torch.equal(found.run(1), step(panels, x))
 
 
 @needs_native
@@ -229,7 +260,7 @@ def test_what_a_function_does_beside_a_kernel_is_done_each_time() -> None:
     step = BoundStep(Plan(graph), (x,), Arena())
     step.then(lambda found: [twice(found)])
     x.copy_(normal(3, 8, seed=1))
-    (found,) = step.run()
+    (found,) = step.run(3)
     torch.testing.assert_close(found, 2 * gelu(2 * gelu(x)))
 
 
@@ -248,14 +279,18 @@ def test_memory_is_used_again_and_shared() -> None:
     assert len(arena._free) == 2
     step = BoundStep(plan, (x[:50],), arena)
     assert len(arena._free) == 2
-    assert torch.equal(step.run(), chain(x[:50]))
+    assert torch.equal(step.run(50), chain(x[:50]))
 
 
 @pytest.fixture
 def captured(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Iterator[list[int]]:
-    """The rows of each step that is bound while the native backend generates, without a warning."""
+    """The rows of each step that is bound while the native backend generates, without a warning.
+
+    The first three are those that a recording is compared with the model by.
+    """
+    recorded._KEPT.clear()
     found: list[int] = []
 
     class Noted(BoundStep):
@@ -275,7 +310,13 @@ def test_every_family_is_bound_and_generates_what_the_model_does(
     directory = save_causal(tmp_path, family, initializer_range=0.3)
     model: Any = load_causal(str(directory), SingleDevice("cpu"), trained=True)
     assert rows(respond(model)) == as_it_is(model)
-    assert captured == [8]
+    assert captured == [3, 8]
+
+
+def each_bound(model: Any, cache: Any, temperature: float, record: bool) -> Any:
+    """A recorded step that is bound anew each time, and never repeated."""
+    step: Any = fastest_step(model, cache, temperature, record)
+    return lambda *given: step._capture(*given).result
 
 
 def test_bfloat16_is_bound_too(
@@ -286,11 +327,8 @@ def test_bfloat16_is_bound_too(
     model: Any = load_causal(str(directory), strategy, trained=True)
     with strategy.autocast():
         found = rows(respond(model))
-        assert captured == [8]
-        first = RepeatedStep._first
-        monkeypatch.setattr(
-            RepeatedStep, "_first", lambda one, rows, again: first(one, rows, False)
-        )
+        assert captured == [3, 8]
+        monkeypatch.setattr("fairlead.generation.native.fastest_step", each_bound)
         assert rows(respond(model)) == found
 
 
@@ -304,4 +342,4 @@ def test_rows_that_end_and_rows_that_come_are_bound_anew(
     found = rows(respond(model, **ended))
     assert found == as_it_is(model, **ended)
     assert len({len(one) for one in found}) > 3
-    assert len(set(captured)) == len(captured) > 1
+    assert len(set(captured[1:])) == len(captured[1:]) > 1

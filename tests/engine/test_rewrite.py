@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 from cases import needs_native, normal
-from torch import Tensor, fx
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fairlead.generation import rewrite
 from fairlead.generation.rewrite import (
     add_within_norm,
-    call_directly,
     leave_out_idle,
     store_within_attention,
 )
@@ -90,24 +89,6 @@ def test_a_view_to_the_shape_there_is_is_left_out() -> None:
 def test_views_of_what_does_not_lie_in_order_become_one_too() -> None:
     found = left(lambda x: x.view(6, 4).t().unsqueeze(1).view(4, 2, 3).sin(), X)
     assert found == [ATEN.view.default, ATEN.t.default, ATEN.view.default, ATEN.sin.default]
-
-
-def test_methods_take_the_place_of_overloads_and_give_the_same() -> None:
-    aten = torch.ops.aten
-
-    def step(x: Tensor) -> Tensor:
-        rows = aten.sym_size.int(x, 0)
-        turned = aten.transpose.int(aten.view.default(x, [rows, 2, 3]), 1, 2)
-        first = aten.unsqueeze.default(aten.select.int(turned, 1, 0), 1)
-        more = aten.add.Tensor(aten.mul.Tensor(turned, 3.0), first, alpha=2)
-        return aten.neg.default(more)
-
-    traced = fx.symbolic_trace(step)
-    call_directly(traced.graph)
-    traced.recompile()
-    assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_method", "output"}
-    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(traced(x), step(x))
 
 
 def step(
@@ -212,12 +193,11 @@ def test_attention_stores_what_is_new_where_nothing_else_sees_the_cache(
     recorded = make_fx(function)(*(one.clone() for one in given))
     expected = recorded(*expected_in)
     store_within_attention(recorded.graph)
-    call_directly(recorded.graph)
     recorded.recompile()
     found = recorded(*found_in)
     for ours, right in zip((*found, *found_in), (*expected, *expected_in), strict=True):
         assert torch.equal(ours, right)
-    assert ("_launch_append" in recorded.code) == fused
+    assert ("append_attention" in recorded.code) == fused
 
 
 def norm(total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

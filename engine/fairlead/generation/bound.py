@@ -7,6 +7,7 @@ the addresses they had. What is left of a step of few rows is its arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,6 +55,7 @@ class _Operation:
         given: The nodes whose memory its inputs are in.
         unused: Those whose memory nothing needs after it.
         mutates: Whether it writes into memory that there is, and returns that.
+        by_row: Whether its values have a row for each of the step's.
         variant: What writes its values where it is told to, or None.
         names: How `variant` calls these places.
     """
@@ -64,6 +66,7 @@ class _Operation:
     given: tuple[fx.Node, ...]
     unused: tuple[fx.Node, ...]
     mutates: bool
+    by_row: bool
     variant: Any
     names: tuple[str, ...]
 
@@ -72,10 +75,11 @@ class Plan:
     """A recorded step, looked through once for all the times that it is bound.
 
     Args:
-        graph: The step; it returns one tensor.
+        graph: The step; its last input has as many rows as there are, and it returns one tensor.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
+        *_, last_input = (node for node in graph.nodes if node.op == "placeholder")
         last: dict[fx.Node, fx.Node] = {}
         for node in graph.nodes:
             for used in (node, *node.all_input_nodes):
@@ -91,6 +95,7 @@ class Plan:
                 tuple(owner(one) for one in node.all_input_nodes),
                 tuple(unused.get(node, ())),
                 owner(node) is not node and bool(getattr(_schema(node), "is_mutable", False)),
+                _lengths(node) == _lengths(last_input),
                 *_out_variant(node),
             )
             for node in graph.nodes
@@ -100,13 +105,16 @@ class Plan:
 class BoundStep:
     """A recorded step on the memory of its inputs, run once to be bound.
 
+    It can be run for the first rows alone: our kernels then compute those, and what there is
+    besides computes all.
+
     Args:
-        plan: The step.
+        plan: The step; rows do not depend on one another.
         inputs: One a placeholder. What is in them may change from run to run; they may not.
         arena: Holds what is computed. What is bound or run next that shares it overwrites that.
 
     Attributes:
-        result: What the step returns: of the last run, always the same tensor.
+        result: What the step returns, of all rows: of the last run, always the same tensor.
 
     Raises:
         Exception: Of any kind, where an operation cannot be repeated so.
@@ -115,6 +123,9 @@ class BoundStep:
     result: Any
 
     def __init__(self, plan: Plan, inputs: Sequence[Tensor], arena: Arena) -> None:
+        self._rows = self._bound_rows = len(inputs[-1])
+        # From a number of rows to a call.
+        self._parts: list[Callable[[int], Callable[[], Any]]] = []
         self._calls: list[Callable[[], Any]] = []
         # Kernels are called with addresses alone, which keep no memory.
         self._memory = list(inputs)
@@ -134,7 +145,7 @@ class BoundStep:
             elif one.owner is not node:
                 values[node] = function(*args, **kwargs)
                 if one.mutates:
-                    self._calls.append(partial(function, *args, **kwargs))
+                    self._parts.append(_whole(partial(function, *args, **kwargs)))
             else:
                 theirs = set().union(*(places[used] for used in one.given))
                 values[node], blocks[node] = self._compute(one, args, kwargs, theirs, arena)
@@ -144,25 +155,35 @@ class BoundStep:
                 for block in blocks.pop(unused, ()):
                     arena.give_back(block)
 
-    def run(self) -> Any:
-        """Repeat the step; returns `result`."""
-        for call in self._calls:
-            call()
+        self._calls = [part(self._rows) for part in self._parts]
+
+    def run(self, rows: int) -> Any:
+        """Repeat the step for the first rows; returns `result`."""
+        if rows != self._rows:
+            self._calls = [part(rows) for part in self._parts]
+            self._rows = rows
+        # Casts were recorded; none is to be added.
+        casts = torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", enabled=False) if casts else nullcontext():
+            for call in self._calls:
+                call()
         return self.result
 
     def then(self, function: Callable[..., Sequence[Tensor]], *more: Any) -> None:
         """Have something computed from the result as well, now and in each run, and returned.
 
         Args:
-            function: From the result and `more` to new tensors.
+            function: From the result and `more` to new tensors, row by row.
             *more: Its other arguments, tensors as the inputs are.
         """
         args = (self.result, *more)
         self._memory += _tensors(args)
         compute, self.result, launches = _run(function, args, {})
         made = _tensors(self.result)
-        calls = _launched(launches, made, made, _places(_tensors(args)))
-        self._calls += calls or [partial(_copied, compute, made)]
+        parts = _launched(launches, made, made, _places(_tensors(args)), self._bound_rows)
+        parts = parts or [_whole(partial(_copied, compute, made))]
+        self._parts += parts
+        self._calls += [part(self._rows) for part in parts]
 
     def _compute(
         self, operation: _Operation, args: Any, kwargs: Any, given: set[int], arena: Arena
@@ -175,11 +196,12 @@ class BoundStep:
         if not given.isdisjoint(_places(made)):
             raise RuntimeError(f"{operation.function} returns memory that it was given")
         blocks, kept = zip(*(arena.take(one) for one in made), strict=True)
-        calls = _launched(launches, made, kept, given)
-        if not calls and operation.variant is not None:
+        rows = self._bound_rows if operation.by_row else 0
+        parts = _launched(launches, made, kept, given, rows)
+        if not parts and operation.variant is not None:
             places = dict(zip(operation.names, kept, strict=True))
-            calls = [partial(operation.variant, *args, **kwargs, **places)]
-        self._calls += calls or [partial(_copied, compute, kept)]
+            parts = [_whole(partial(operation.variant, *args, **kwargs, **places))]
+        self._parts += parts or [_whole(partial(_copied, compute, kept))]
         return (kept[0] if isinstance(value, Tensor) else list(kept)), list(blocks)
 
 
@@ -195,9 +217,18 @@ def _run(function: Any, args: Any, kwargs: Any) -> tuple[Callable[[], Any], Any,
     return compute, value, launches if launch else []
 
 
+def _whole(call: Callable[[], Any]) -> Callable[[int], Callable[[], Any]]:
+    """Return a part of a step that is of all rows however many are asked for."""
+    return lambda _: call
+
+
 def _launched(
-    launches: Sequence[Launch], made: Sequence[Tensor], kept: Sequence[Tensor], given: set[int]
-) -> list[Callable[[], Any]]:
+    launches: Sequence[Launch],
+    made: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    given: set[int],
+    rows: int,
+) -> list[Callable[[int], Callable[[], Any]]]:
     """Return the kernels of an operation on memory that stays; none where they are not all of it.
 
     Args:
@@ -205,6 +236,7 @@ def _launched(
         made: What they wrote to.
         kept: Where it is to be.
         given: Places of the operation's inputs.
+        rows: How many its values have; 0 where these are no rows of the step.
     """
     instead = {id(old): new for old, new in zip(made, kept, strict=True)}
     moved = [[instead.get(id(arg), arg) for arg in one.args] for one in launches]
@@ -212,7 +244,7 @@ def _launched(
     written = _places(kept)
     if not written <= theirs <= written | given:
         return []
-    return [one.bound(args) for one, args in zip(launches, moved, strict=True)]
+    return [one.bound(args, rows) for one, args in zip(launches, moved, strict=True)]
 
 
 def _out_variant(node: fx.Node) -> tuple[Any, tuple[str, ...]]:
@@ -229,6 +261,13 @@ def _out_variant(node: fx.Node) -> tuple[Any, tuple[str, ...]]:
         if found == wanted and len(arguments) > len(found):
             return variant, tuple(one.name for one in arguments if one.is_out)
     return None, ()
+
+
+def _lengths(node: fx.Node) -> set[str]:
+    """Return how long a node's values are, as far as it was recorded."""
+    values = node.meta.get("val")
+    several = values if isinstance(values, (list, tuple)) else [values]
+    return {str(one.shape[:1]) for one in several if isinstance(one, Tensor)}
 
 
 def _schema(node: fx.Node) -> Any:

@@ -13,8 +13,6 @@ from fairlead.errors import brief
 
 _LOG = logging.getLogger(__name__)
 
-_MOST = 16
-
 Drawn = Sequence[Tensor]
 """A token a row, ``[B]`` int64, its log-prob and the entropy, ``[B]`` float32."""
 
@@ -24,7 +22,7 @@ next; it fills the cache."""
 
 
 class Captured(Protocol):
-    """A computation on memory that stays, run once already.
+    """A step on memory that stays, run once already.
 
     Attributes:
         result: Of the last run, always the same tensors.
@@ -32,25 +30,25 @@ class Captured(Protocol):
 
     result: Drawn
 
-    def run(self) -> Drawn:
-        """Repeat it; returns `result`."""
+    def run(self, rows: int) -> Drawn:
+        """Repeat it, for the first rows at least; returns `result`."""
         ...
 
 
 class RepeatedStep:
-    """A decoding step, captured for numbers of rows that come twice running, and repeated.
+    """A decoding step, captured for a few numbers of rows, and repeated.
 
-    A first time it is run as it is: what it needs is then compiled and loaded, and a number of rows
-    that is gone by the next step is not worth more.
+    Rows are filled up to a power of two, or to all slots. What fills them up is in slots that are
+    free: those after the live ones.
 
     Args:
-        step: Runs the step; rows do not depend on one another.
+        step: Runs a step; rows do not depend on one another.
         slots: Most rows.
         device: Where it runs.
         capture: Runs a step on these very tensors, and returns what repeats it.
         name: What is decoded, for a warning.
-        filled: From rows to the number that they are filled up to, so that there are few numbers.
-            What fills up is in slots that are free: those after the live ones.
+        warm: Whether a number of rows is run as it is when it first comes: what a graph needs is
+            then compiled and loaded.
     """
 
     def __init__(
@@ -60,36 +58,35 @@ class RepeatedStep:
         device: torch.device,
         capture: Callable[[Tensor, Tensor, Tensor], Captured],
         name: str,
-        filled: Callable[[int], int],
+        warm: bool,
     ) -> None:
-        self._step, self._name, self._filled = step, name, filled
+        self._step, self._slots, self._name, self._warm = step, slots, name, warm
         self._capture: Callable[[Tensor, Tensor, Tensor], Captured] | None = capture
         self._tokens, self._positions = torch.zeros(2, slots, dtype=torch.int64, device=device)
         self._uniform = torch.zeros(slots, dtype=torch.float64, device=device)
+        self._met: set[int] = set()
         self._captured: dict[int, Captured] = {}
-        self._last = 0
 
     def __call__(self, tokens: Tensor, positions: Tensor, uniform: Tensor) -> Drawn:
         """Run the step. What is drawn lies where a later call writes its own."""
         live = len(tokens)
-        rows = self._filled(live)
+        rows = filled_up(live, self._slots)
         self._tokens[:live], self._positions[:live] = tokens, positions
         self._uniform[:live] = uniform
         self._positions[live:rows] = 0  # such a row attends to itself alone
-        if rows in self._captured:
-            drawn = self._captured[rows].run()
-        else:
-            drawn = self._first(rows, again=rows == self._last)
-        self._last = rows
+        captured = self._captured.get(rows)
+        drawn = captured.run(live) if captured else self._first(rows)
         return drawn if live == rows else [one[:live] for one in drawn]
 
-    def _first(self, rows: int, again: bool) -> Drawn:
-        """Run the step as it is, or capture it where it comes again."""
-        given = tuple(one[:rows] for one in (self._tokens, self._positions, self._uniform))
-        if not again or self._capture is None:
+    def _first(self, rows: int) -> Drawn:
+        """Run the step as it is, or capture it."""
+        given = [one[:rows] for one in (self._tokens, self._positions, self._uniform)]
+        wait = self._warm and rows not in self._met
+        self._met.add(rows)
+        if wait or self._capture is None:
             return self._step(*given)
         try:
-            captured = self._capture(*given)
+            captured = self._captured[rows] = self._capture(*given)
         except Exception as error:  # whatever a model does that cannot be repeated so
             _LOG.warning(
                 "decoding %s without capturing its steps, which is slower: %s",
@@ -98,9 +95,6 @@ class RepeatedStep:
             )
             self._capture = None
             return self._step(*given)
-        self._captured[rows] = captured
-        while len(self._captured) > _MOST:
-            del self._captured[next(iter(self._captured))]
         return captured.result
 
 
@@ -120,22 +114,17 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(given[0].device), torch.cuda.graph(self._graph, pool=pool):
             self.result = step(*given)
-        self.run()
+        self.run(len(given[0]))
 
-    def run(self) -> Drawn:
-        """Repeat it; returns `result`."""
+    def run(self, rows: int) -> Drawn:
+        """Repeat it, for all rows; returns `result`."""
         self._graph.replay()
         return self.result
 
 
-def filled_up(rows: int, slots: int, sizes: int) -> int:
-    """Return the number of rows that a step of ``rows`` is run with.
+def filled_up(rows: int, slots: int) -> int:
+    """Return the number of rows that a step is captured for: the next power of two, or all slots.
 
-    Args:
-        rows: From 1 to ``slots``.
-        slots: Most.
-        sizes: A power of two: so many numbers there are between a power of two and the next. Few
-            are captured less often, many waste less on rows that fill up.
+    There are few of these, and a run of all of them costs less than twice what its rows do.
     """
-    unit = max(1, (1 << (rows - 1).bit_length()) // (2 * sizes))
-    return min(slots, -(-rows // unit) * unit)
+    return min(slots, 1 << (rows - 1).bit_length())

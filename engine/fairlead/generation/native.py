@@ -6,6 +6,7 @@ next prompt. Kernels of `fairlead_kernels` attend and sample.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ class NativeConfig(Config):
     record: bool = True
 
 
+def _floats() -> array[float]:
+    return array("f")
+
+
 @dataclass
 class Pending:
     """A response in the making."""
@@ -53,8 +58,8 @@ class Pending:
     prompt: Sequence[int]
     limit: int
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropy: list[float] = field(default_factory=list)
+    logprobs: array[float] = field(default_factory=_floats)
+    entropy: array[float] = field(default_factory=_floats)
     uniform: list[float] = field(default_factory=list)
 
     @property
@@ -65,7 +70,9 @@ class Pending:
     def finished(self, stopped: bool) -> Generated:
         """Return the response."""
         finish: Literal["stop", "length"] = "stop" if stopped else "length"
-        logprobs, entropy = torch.tensor([self.logprobs, self.entropy], dtype=torch.float32)
+        logprobs, entropy = (
+            torch.frombuffer(one, dtype=torch.float32) for one in (self.logprobs, self.entropy)
+        )
         return Generated(torch.tensor(self.tokens), logprobs, finish, entropy)
 
 

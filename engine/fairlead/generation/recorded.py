@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from fairlead.errors import brief
 from fairlead.generation.bound import Arena, BoundStep
 from fairlead.generation.cache import SlotCache
-from fairlead.generation.graphs import CudaGraph, Drawn, RepeatedStep, StepFunction, filled_up
+from fairlead.generation.graphs import CudaGraph, Drawn, RepeatedStep, StepFunction
 from fairlead.generation.rewrite import kernel_of
 from fairlead.generation.step import Recording, eager_logits
 from fairlead_kernels import sample
@@ -47,36 +47,29 @@ def fastest_step(model: Any, cache: SlotCache, temperature: float, record: bool)
             would do once and for all.
     """
     device, name = model.device, type(model).__name__
-    draw = partial(sample, temperature=temperature)
 
     def eager(tokens: Tensor, positions: Tensor, uniform: Tensor) -> Drawn:
-        live = cache.live(len(tokens))
-        return draw(eager_logits(model, cache, *live, tokens, positions), uniform)
+        logits = eager_logits(model, cache, *cache.live(len(tokens)), tokens, positions)
+        return sample(logits, uniform, temperature)
 
     if not record or not _can_be_recorded(model):
         return eager
     if device.type == "cuda":
         capture = partial(CudaGraph, eager, pool=torch.cuda.graph_pool_handle())
-        filled = partial(filled_up, slots=cache.slots, sizes=1)
-        return RepeatedStep(eager, cache.slots, device, capture, name, filled)
+        return RepeatedStep(eager, cache.slots, device, capture, name, warm=True)
     recording = _recording(model, cache) if device.type == "cpu" else None
     if recording is None:
         return eager
     prepared, arena = recording.ready(model), Arena()
-    kernel = kernel_of("sample", torch.ops.fairlead_kernels.sample.default, sample) or sample
-
-    def repeat(tokens: Tensor, positions: Tensor, uniform: Tensor) -> Drawn:
-        live = cache.live(len(tokens))
-        return draw(recording.run(prepared, *live, tokens, positions), uniform)
+    draw = kernel_of("sample", torch.ops.fairlead_kernels.sample.default, sample) or sample
 
     def bind(tokens: Tensor, positions: Tensor, uniform: Tensor) -> BoundStep:
         live = cache.live(len(tokens))
         bound = recording.bind(prepared, *live, tokens, positions, arena)
-        bound.then(kernel, uniform, temperature, _ALL, 1.0)
+        bound.then(draw, uniform, temperature, _ALL, 1.0)
         return bound
 
-    filled = partial(filled_up, slots=cache.slots, sizes=8)
-    return RepeatedStep(repeat, cache.slots, device, bind, name, filled)
+    return RepeatedStep(eager, cache.slots, device, bind, name, warm=False)
 
 
 def _recording(model: Any, cache: SlotCache) -> Recording | None:
@@ -162,22 +155,24 @@ def _same(model: Any, cache: SlotCache, recording: Recording) -> bool:
     vocab = model.get_input_embeddings().weight.shape[0]
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab, (3, rows), generator=draw).to(model.device)
-    prepared = recording.ready(model)
-    ways: tuple[Callable[..., Tensor], ...] = (
-        partial(eager_logits, model, cache),
-        partial(recording.run, prepared),
-    )
+    live = cache.live(rows)
+    now, positions = tokens[0].clone(), torch.zeros(rows, dtype=torch.int64, device=model.device)
     # Position 0 is written first, then one past it: what a recording fixed would show.
-    results = []
-    for way in ways:
-        positions = torch.zeros(rows, dtype=torch.int64, device=model.device)
-        for step in range(min(3, cache.positions)):
-            logits = way(*cache.live(rows), tokens[step], positions)
-            positions = positions + 1
-        results.append(logits.float())
-    expected, found = results
+    steps = range(min(3, cache.positions))
+    expected = [eager_logits(model, cache, *live, tokens[at], positions + at) for at in steps]
+    bound = recording.bind(recording.ready(model), *live, now, positions, Arena())
+    found = [bound.result.clone()]
+    for at in steps[1:]:
+        now.copy_(tokens[at])
+        positions.fill_(at)
+        found.append(bound.run(rows).clone())
+    return all(map(_alike, expected, found))
+
+
+def _alike(expected: Tensor, found: Tensor) -> bool:
+    """Whether logits are the same but for rounding."""
     finite = expected.isfinite()
     if not torch.equal(finite, found.isfinite()) or not finite.any():
         return False
-    allowed = _TOLERANCE.get(logits.dtype, _COARSE) * float(expected[finite].abs().max())
+    allowed = _TOLERANCE.get(found.dtype, _COARSE) * float(expected[finite].abs().max())
     return bool((expected - found)[finite].abs().max() <= allowed)

@@ -1,4 +1,4 @@
-"""What is made better in a recorded decoding step: fewer operations, and shorter ways to them."""
+"""What is made better in a recorded decoding step: fewer operations, and some of several in one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ from fairlead_kernels import add_layer_norm, launch_of, list_implementations
 _ATEN = torch.ops.aten
 _OURS = torch.ops.fairlead_kernels
 _APPEND = _OURS.append_attention.default
-_METHODS = {
-    _ATEN.view.default: "view",
-    _ATEN.transpose.int: "transpose",
-    _ATEN.select.int: "select",
-    _ATEN.unsqueeze.default: "unsqueeze",
-    _ATEN.sym_size.int: "size",
-    _ATEN.add.Tensor: "add",
-    _ATEN.mul.Tensor: "mul",
-    _ATEN.neg.default: "neg",
-}
 _SHAPES = (_ATEN.view.default, _ATEN.unsqueeze.default)
 
 
@@ -76,7 +66,7 @@ def store_within_attention(graph: fx.Graph) -> None:
             continue
         (key_cache, key), (value_cache, value) = new
         given = (query, key, value, key_cache, value_cache, lengths, scale)
-        if _launch(_APPEND, given) is None:
+        if not _takes(_APPEND, given):
             continue
         with graph.inserting_before(node):
             both = graph.call_function(_APPEND, given)
@@ -102,7 +92,7 @@ def add_within_norm(graph: fx.Graph) -> None:
         if given is None or len(width) != 1 or len(weights) != 2 or used != {True}:
             continue
         given = (*given, *weights, eps)
-        if operation is not add_layer_norm and _launch(operation, given) is None:
+        if operation is not add_layer_norm and not _takes(operation, given):
             continue
         values = (total.meta["val"], norm.meta["val"][0])
         with graph.inserting_before(total):
@@ -168,25 +158,10 @@ def _stored(written: Any, lengths: Any) -> Any:
     return (cache, new) if every_row and last else None
 
 
-def call_directly(graph: fx.Graph) -> None:
-    """Call tensors' own methods, which find their operation sooner than an overload of it does.
-
-    Kernels of `fairlead_kernels` are checked here, and launched without being checked each time.
-    """
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        node.target = _launch(node.target, node.args) or node.target
-        name = _METHODS.get(node.target)
-        if not name or not isinstance(node.args[0], fx.Node):
-            continue
-        if isinstance(node.args[0].meta.get("val"), Tensor | None):  # no size, which has no methods
-            node.op, node.target = "call_method", name
-
-
-def _launch(operation: Any, args: Any) -> Callable[..., Any] | None:
-    """Return `launch_of`, for arguments that are nodes."""
-    return launch_of(operation, fx.node.map_arg(args, lambda node: node.meta.get("val")))
+def _takes(operation: Any, args: Any) -> bool:
+    """Whether an operation of `fairlead_kernels` takes arguments that are nodes."""
+    given = fx.node.map_arg(args, lambda node: node.meta.get("val"))
+    return launch_of(operation, given) is not None
 
 
 def _is_idle_copy(node: fx.Node) -> bool:

@@ -14,12 +14,7 @@ from fairlead.generation.bound import Arena, BoundStep, Plan
 from fairlead.generation.cache import SlotCache
 from fairlead.generation.constants import constants
 from fairlead.generation.products import use_fast_products
-from fairlead.generation.rewrite import (
-    add_within_norm,
-    call_directly,
-    leave_out_idle,
-    store_within_attention,
-)
+from fairlead.generation.rewrite import add_within_norm, leave_out_idle, store_within_attention
 
 
 def eager_logits(
@@ -99,30 +94,12 @@ class Recording:
         add_within_norm(recorded.graph)
         before, after = _split(recorded.graph, len(weights))
         self._prepare = fx.GraphModule(recorded, before)
-        self._plan = Plan(after)
-        direct = fx.Graph()
-        direct.output(direct.graph_copy(after, {}))
-        call_directly(direct)
-        self._step = fx.GraphModule(recorded, direct)
+        self.graph, self._plan = after, Plan(after)
 
     def ready(self, model: Any) -> list[Tensor]:
         """Return what the step needs of the weights as they are now."""
         prepared: list[Tensor] = self._prepare(*_weights(model).values())
         return prepared
-
-    def run(
-        self,
-        prepared: Sequence[Tensor],
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
-        tokens: Tensor,
-        positions: Tensor,
-    ) -> Tensor:
-        """Do what `eager_logits` does."""
-        # Casts were recorded; none is to be added.
-        with torch.autocast(tokens.device.type, enabled=False):
-            logits: Tensor = self._step(*prepared, *keys, *values, tokens, positions)
-        return logits
 
     def bind(
         self,
@@ -133,13 +110,22 @@ class Recording:
         positions: Tensor,
         arena: Arena,
     ) -> BoundStep:
-        """Do what `run` does, and return what does it again on the same memory.
+        """Do what `eager_logits` does, and return what does it again on the same memory.
+
+        Args:
+            prepared: As of `ready`.
+            keys: As `eager_logits` takes them.
+            values: Likewise.
+            tokens: Likewise.
+            positions: Likewise.
+            arena: Holds what is computed.
 
         Raises:
             Exception: Of any kind, when an operation cannot be repeated so.
         """
+        inputs = (*prepared, *keys, *values, tokens, positions)
         with torch.autocast(tokens.device.type, enabled=False):
-            return BoundStep(self._plan, (*prepared, *keys, *values, tokens, positions), arena)
+            return BoundStep(self._plan, inputs, arena)
 
 
 def _weights(model: Any) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from fairlead_kernels.dispatch import OWN, registry
 __all__ = [
     "Launch",
     "NativeStatus",
+    "Rows",
     "call",
     "loaded",
     "native_status",
@@ -136,6 +137,10 @@ def _cuda_available() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
+class Rows(int):
+    """A number of rows in a launch's arguments, each computed by itself: fewer can be asked for."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """A kernel on the CPU as it was called.
@@ -148,14 +153,29 @@ class Launch:
     function: Callable[..., None]
     args: tuple[Any, ...]
 
-    def bound(self, args: Sequence[Any] | None = None) -> Callable[[], None]:
+    def bound(self, args: Sequence[Any], rows: int) -> Callable[[int], Callable[[], None]]:
         """The same call on the memory that tensors have now, again and again.
 
         Args:
             args: In place of the launch's own; tensors like those, which outlive what is returned.
+            rows: How many it was of; 0 for one that is to be repeated whole.
+
+        Returns:
+            From a number of rows, the first ones, to the call for those alone; where `Rows` among
+            its arguments are others than `rows`, it is of all of them.
         """
-        plain = _addresses(self.args if args is None else args)
-        return partial(self.function, *plain, torch.get_num_threads())
+        plain = [*_addresses(args), torch.get_num_threads()]
+
+        def of(fewer: int) -> Callable[[], None]:
+            return partial(self.function, *(_fewer(one, rows, fewer) for one in plain))
+
+        return of
+
+
+def _fewer(arg: Any, rows: int, fewer: int) -> Any:
+    if isinstance(arg, tuple):
+        return tuple(_fewer(one, rows, fewer) for one in arg)
+    return fewer if isinstance(arg, Rows) and arg == rows else arg
 
 
 _NOTED: ContextVar[list[Launch] | None] = ContextVar("noted", default=None)
@@ -194,11 +214,11 @@ def call(kernel: str, *args: Any) -> None:
         raise RuntimeError(error)
     first = next(arg for arg in args if isinstance(arg, Tensor))
     if first.is_cpu:
-        launch = Launch(getattr(module, f"{kernel}_cpu"), args)
-        launch.bound()()
+        function = getattr(module, f"{kernel}_cpu")
+        function(*_addresses(args), torch.get_num_threads())
         noted = _NOTED.get()
         if noted is not None:
-            noted.append(launch)
+            noted.append(Launch(function, args))
         return
     device = first.device
     with torch.cuda.device(device):

@@ -26,7 +26,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     results: tuple[Tensor, Tensor] = OPERATION.results(x)
     width = x.shape[-1]
-    native.call(_OP, x, other, weight, bias, *results, x.numel() // width, width, eps)
+    rows = native.Rows(x.numel() // width)
+    native.call(_OP, x, other, weight, bias, *results, rows, width, eps)
     return results
 
 

@@ -44,7 +44,7 @@ def _run(
         value,
         lengths,
         out,
-        (*query.shape[:2], *keys.shape[1:]),
+        (native.Rows(query.shape[0]), query.shape[1], *keys.shape[1:]),
         (
             *plain.stride()[:2],
             *keys.stride()[:3],

@@ -28,7 +28,8 @@ def _launch(rows: Tensor, panels: Tensor, outputs: int, bias: Tensor | None, gel
     if inputs > 1 and rows.stride(1) != 1:
         rows = rows.contiguous()
     bias = None if bias is None else bias.contiguous()
-    native.call(_OP, rows, panels, bias, out, count, inputs, outputs, rows.stride(0), gelu)
+    counts = (native.Rows(count), inputs, outputs, rows.stride(0))
+    native.call(_OP, rows, panels, bias, out, *counts, gelu)
     return out
 
 

@@ -34,7 +34,8 @@ def _launch(
     if problem is not None:
         raise ValueError(f"sample: {problem}")
     results: tuple[Tensor, Tensor, Tensor] = OPERATION.results(logits)
-    shape = (*logits.shape, logits.stride(0), FLOAT_TYPES[logits.dtype])
+    rows = native.Rows(logits.shape[0])
+    shape = (rows, logits.shape[1], logits.stride(0), FLOAT_TYPES[logits.dtype])
     native.call("sample", logits, u, *results, *shape, temperature, top_k, top_p)
     return results
 
