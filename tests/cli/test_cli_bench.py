@@ -70,6 +70,26 @@ def test_a_ppo_step_is_measured_by_phase(fairlead: Run) -> None:
     assert (Path("kept") / "policy" / "config.json").is_file()
 
 
+@pytest.mark.parametrize(
+    ("command", "family"),
+    [
+        (("generate", "--rows", "3", "--rounds", "1"), ("opt",)),
+        (
+            ("generate", "--rows", "3", "--rounds", "1"),
+            ("qwen2", "--kv-heads", "1", "--inner", "24"),
+        ),
+        (("ppo", "--batch", "4", "--minibatches", "2", "--steps", "1"), ("opt", "--inner", "24")),
+    ],
+)
+def test_other_architectures_are_measured(
+    fairlead: Run, command: tuple[str, ...], family: tuple[str, ...]
+) -> None:
+    case = ("--family", *family, *TINY, "--prompt", "4", "--response", "5", "--json", "out.json")
+    result = fairlead("bench", *command, *case)
+    assert result.code == 0, result.err
+    assert json.loads(Path("out.json").read_text())["case"]["size"]["family"] == family[0]
+
+
 def test_flops_of_a_step_by_formula() -> None:
     """One block of width 8: 12 * 8 * 8 weights and 13 * 8 biases and norms; a head of 16 * 8.
 
@@ -83,7 +103,18 @@ def test_flops_of_a_step_by_formula() -> None:
     assert ppo.step_flops(reused, 2.0) == 2 * (10 * 888 * 10 + 5 * 128 * 4)
 
 
-@pytest.mark.parametrize("size", [Size("gpt2", 1, 8, 2, 16), Size("gpt2", 3, 16, 4, 50, 70)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(
+            Size("gpt2", 1, 8, 2, 16),
+            Size("gpt2", 3, 16, 4, 50, 70),
+            Size("gpt2", 2, 8, 2, inner=5),
+        ),
+        *(Size("opt", 2, 16, 4, 50, 70), Size("opt", 1, 8, 2, 16, inner=24)),
+        *(Size("qwen2", 2, 16, 4, 50, 70), Size("qwen2", 3, 16, 4, 50, 70, 2, 40)),
+    ],
+)
 def test_weights_by_formula_are_those_of_the_model(size: Size) -> None:
     assert size.weights == models.causal(size, 0, None).num_parameters()
 
@@ -121,6 +152,10 @@ def test_responses_end_as_often_as_asked() -> None:
     [
         (("generate", "--hidden", "10", "--heads", "4"), "no multiple of --heads 4"),
         (("generate", "--vocabulary", "3"), "Give 4 up"),
+        (("generate", "--kv-heads", "2"), "share keys in qwen2 alone"),
+        (("generate", "--family", "qwen2", "--kv-heads", "4"), "give a divisor of --heads"),
+        (("ppo", "--family", "qwen2"), "Give gpt2 or opt"),
+        (("ppo", "--family", "opt", "--mean-length", "9"), "set for a gpt2 alone"),
         (("generate", "--json", "."), "it cannot be written"),
         (("ppo", "--json", "."), "it cannot be written"),
         (("ppo", "--keep", "file/below"), "it cannot be made"),

@@ -129,7 +129,7 @@ def least_memory(case: GenerateCase) -> tuple[int, int]:
     """
     bytes_each = 2 if case.precision == "bfloat16" else 4
     tokens = case.rows * (case.prompt + case.response)
-    cache = 2 * case.size.layers * case.size.hidden * bytes_each
+    cache = 2 * case.size.layers * case.size.kv_width * bytes_each
     return (
         2 * case.size.weights * bytes_each,
         tokens * (cache + 8) + case.rows * case.size.vocabulary * bytes_each,

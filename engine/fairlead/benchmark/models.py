@@ -30,6 +30,8 @@ class Size:
         heads: Attention heads.
         vocabulary: Tokens, the end-of-sequence and the padding token among them.
         positions: Longest sequence.
+        kv_heads: Key and value heads, which query heads share; None: as many as these.
+        inner: Width of a block's own layers; None: four times the model's.
     """
 
     family: str = "gpt2"
@@ -38,6 +40,8 @@ class Size:
     heads: int = 6
     vocabulary: int = 4096
     positions: int = 512
+    kv_heads: int | None = None
+    inner: int | None = None
 
     @property
     def eos(self) -> int:
@@ -45,15 +49,37 @@ class Size:
         return self.vocabulary - 2
 
     @property
+    def kv_width(self) -> int:
+        """Numbers of a token's keys in one layer; of its values as many."""
+        return self.hidden // self.heads * (self.kv_heads or self.heads)
+
+    @property
     def weights(self) -> int:
-        """All of a GPT-2 of this size, by formula: no model is made, which may be too large."""
-        block = 12 * self.hidden**2 + 13 * self.hidden
-        return self.layers * block + (self.vocabulary + self.positions + 2) * self.hidden
+        """All of a model of this size, by formula: none is made, which may be too large."""
+        width, inner = self.hidden, self.inner or 4 * self.hidden
+        keys_and_values = 2 * (width + 1) * self.kv_width
+        if self.family == "qwen2":  # no bias after attention; three layers without any; one norm
+            block = (2 * width + 1) * width + keys_and_values + 3 * width * inner + 2 * width
+            return self.layers * block + (self.vocabulary + 1) * width
+        block = 2 * (width + 1) * width + keys_and_values + 2 * width * inner + inner + 5 * width
+        looked_up = self.vocabulary + self.positions + 2 * (self.family == "opt")
+        return self.layers * block + (looked_up + 2) * width
 
     def config(self, **more: Any) -> Any:
         """Return transformers' configuration, without dropout."""
+        inner = self.inner or 4 * self.hidden
+        own: dict[str, dict[str, Any]] = {
+            "gpt2": {"n_inner": inner},
+            "opt": {"ffn_dim": inner, "word_embed_proj_dim": self.hidden},
+            "qwen2": {
+                "intermediate_size": inner,
+                "num_key_value_heads": self.kv_heads or self.heads,
+                "tie_word_embeddings": True,
+            },
+        }
         config = AutoConfig.for_model(
             self.family,
+            **own.get(self.family, {}),
             vocab_size=self.vocabulary,
             hidden_size=self.hidden,
             num_hidden_layers=self.layers,
@@ -86,7 +112,7 @@ def causal(size: Size, seed: int, mean_length: int | None) -> Any:
         size: How large.
         seed: Of the weights.
         mean_length: Responses end with this probability's inverse at every token, so that their
-            lengths are geometric; None: hardly ever.
+            lengths are geometric, which a GPT-2 alone can; None: hardly ever.
     """
     torch.manual_seed(seed)
     model: Any = AutoModelForCausalLM.from_config(size.config()).eval()
@@ -96,18 +122,16 @@ def causal(size: Size, seed: int, mean_length: int | None) -> Any:
 
 @torch.no_grad()
 def _end_after(model: Any, size: Size, mean_length: int | None) -> None:
-    """Give the end-of-sequence token a logit of its own, whatever came before.
+    """Give a GPT-2's end-of-sequence token a logit of its own, whatever came before.
 
     The last hidden states are kept off one coordinate but for a constant, and the head reads that
     coordinate for this token alone. Others have logits near 0, so its odds are exp(logit) / V.
     """
+    if size.family != "gpt2":  # a random model ends a response once in a vocabulary's tokens
+        return
     head = model.get_output_embeddings().weight
-    norm = [one for one in model.modules() if isinstance(one, torch.nn.LayerNorm)]
-    if not norm or norm[-1].bias is None:
-        if mean_length is None:
-            return
-        raise ValueError(f"lengths cannot be set for models of type {size.family!r}: use gpt2")
-    norm[-1].weight[0], norm[-1].bias[0] = 0.0, 1.0
+    norm = model.transformer.ln_f
+    norm.weight[0], norm.bias[0] = 0.0, 1.0
     head[:, 0] = 0.0
     head[size.eos] = 0.0
     odds = 1e-9 if mean_length is None else 1 / (mean_length - 1)

@@ -17,6 +17,8 @@ BUSY = 0.75
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FAMILIES = ("gpt2", "opt", "qwen2")
+
 MOST_ROUNDS = 10**6
 _MOST_TOKENS = 10**9
 
@@ -31,9 +33,26 @@ def number(name: str, default: int, text: str, most: int | None = None) -> Calla
 def case_options(function: F) -> F:
     """Add the options of a case: the model's size, the prompts', the responses'."""
     options = (
-        number("layers", 6, "The model's blocks."),
+        click.option(
+            "--family",
+            type=click.Choice(FAMILIES),
+            default="gpt2",
+            show_default=True,
+            help="The model's architecture.",
+        ),
+        number("layers", 6, "Its blocks."),
         number("hidden", 384, "Its width."),
         number("heads", 6, "Its attention heads."),
+        click.option(
+            "--kv-heads",
+            type=click.IntRange(1),
+            help="Its key and value heads; qwen2 alone.  [default: as many as heads]",
+        ),
+        click.option(
+            "--inner",
+            type=click.IntRange(1),
+            help="Width between a block's two layers.  [default: four times the model's]",
+        ),
         number("vocabulary", 4096, "Its tokens."),
         number("prompt", 32, "Tokens of a prompt."),
         number("response", 64, "Most tokens of a response."),
@@ -65,8 +84,9 @@ def size_of(wanted: dict[str, Any]) -> Any:
     """
     from fairlead.benchmark.models import Size
 
-    layers, hidden, heads, vocabulary = (
-        wanted.pop(name) for name in ("layers", "hidden", "heads", "vocabulary")
+    family, layers, hidden, heads, vocabulary, kv_heads, inner = (
+        wanted.pop(name)
+        for name in ("family", "layers", "hidden", "heads", "vocabulary", "kv_heads", "inner")
     )
     if hidden % heads:
         raise ConfigError(
@@ -75,8 +95,19 @@ def size_of(wanted: dict[str, Any]) -> Any:
         )
     if vocabulary < 4:
         raise ConfigError(f"--vocabulary {vocabulary}: two of the tokens are special. Give 4 up.")
+    if kv_heads and (family != "qwen2" or heads % kv_heads):
+        raise ConfigError(
+            f"--kv-heads {kv_heads} with --family {family} and --heads {heads}: query heads share "
+            "keys in qwen2 alone, and as many each. Leave it out, or give a divisor of --heads."
+        )
+    if wanted["mean_length"] and family != "gpt2":
+        raise ConfigError(
+            f"--mean-length {wanted['mean_length']} with --family {family}: lengths can be set for "
+            "a gpt2 alone. Leave one of them out."
+        )
     positions = wanted["prompt"] + wanted["response"]
-    return Size("gpt2", layers, hidden, heads, vocabulary, max(512, positions))
+    positions = max(512, positions)
+    return Size(family, layers, hidden, heads, vocabulary, positions, kv_heads, inner)
 
 
 def check_memory(models: int, sequences: int, device: str) -> None:

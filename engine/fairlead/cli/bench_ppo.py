@@ -64,6 +64,11 @@ def ppo(
         )
     plugins = PluginChoice.of(ctx, plugin, no_plugin).load()
     warn_broken(plugins)
+    if wanted["family"] == "qwen2":
+        raise ConfigError(
+            "--family qwen2: beside such a model transformers loads a tokenizer of its own, not "
+            "the one made for this. Give gpt2 or opt; `fairlead bench generate` takes qwen2."
+        )
     case = PpoCase(size=size_of(wanted), **wanted)
     check_memory(*least_memory(case), case.device)
     if keep:

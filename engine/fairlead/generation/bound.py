@@ -95,7 +95,7 @@ class Plan:
                 tuple(owner(one) for one in node.all_input_nodes),
                 tuple(unused.get(node, ())),
                 owner(node) is not node and bool(getattr(_schema(node), "is_mutable", False)),
-                _lengths(node) == _lengths(last_input),
+                bool(_lengths(node)) and _lengths(node) == _lengths(last_input),
                 *_out_variant(node),
             )
             for node in graph.nodes
@@ -126,7 +126,6 @@ class BoundStep:
         self._rows = self._bound_rows = len(inputs[-1])
         # From a number of rows to a call.
         self._parts: list[Callable[[int], Callable[[], Any]]] = []
-        self._calls: list[Callable[[], Any]] = []
         # Kernels are called with addresses alone, which keep no memory.
         self._memory = list(inputs)
         values: dict[fx.Node, Any] = {}
@@ -154,7 +153,6 @@ class BoundStep:
             for unused in one.unused:
                 for block in blocks.pop(unused, ()):
                     arena.give_back(block)
-
         self._calls = [part(self._rows) for part in self._parts]
 
     def run(self, rows: int) -> Any:
