@@ -22,6 +22,7 @@ from fairlead.models import load_causal, ready
 from fairlead.strategy import SingleDevice
 
 CONTEXT = 64
+OPS = torch.ops.fairlead_kernels
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,43 @@ def test_a_recording_that_computes_something_else_is_not_used(
     monkeypatch.setattr(
         bound.BoundStep, "run", lambda self, count: real(self, count).roll(1, dims=-1)
     )
+    assert rows(respond(model)) == rows(whole)
+    assert not recorded._KEPT
+
+
+@needs_native
+def test_a_recording_that_stores_nothing_is_not_used(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model has stored before would hide it."""
+    whole = respond(model)
+    recorded._KEPT.clear()
+    real = step.store_within_attention
+
+    def forgetful(graph: Any) -> None:
+        real(graph)
+        for node in list(graph.nodes):
+            if "append_attention" in str(node.target):
+                query, _, _, *others = node.args
+                node.target, node.args = OPS.decode_attention.default, (query, *others)
+
+    monkeypatch.setattr(step, "store_within_attention", forgetful)
+    assert rows(respond(model)) == rows(whole)
+    assert not recorded._KEPT
+
+
+@needs_native
+def test_a_recording_that_is_wrong_for_fewer_rows_is_not_used(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = respond(model)
+    recorded._KEPT.clear()
+    real = bound.BoundStep.run
+
+    def run(self: Any, count: int) -> Any:
+        return real(self, count) if count == len(self.result) else self.result.zero_()
+
+    monkeypatch.setattr(bound.BoundStep, "run", run)
     assert rows(respond(model)) == rows(whole)
     assert not recorded._KEPT
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from generating import as_it_is, respond, rows
 from hypothesis import given
 from hypothesis import strategies as st
 from support import FAMILIES, save_causal
-from torch import Tensor
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fairlead.generation import recorded
@@ -167,6 +168,48 @@ def test_a_bound_step_writes_to_its_inputs_once_a_run() -> None:
     assert step.result.tolist() == [20, 20]
 
 
+LIBRARY = torch.library.Library("fairlead_tests", "DEF")
+LIBRARY.define("store(Tensor(a!) cache, Tensor x) -> ()")
+LIBRARY.define("same(Tensor x) -> Tensor")
+LIBRARY.define("counted(Tensor x) -> (Tensor, int)")
+LIBRARY.impl("store", lambda cache, x: (cache.copy_(10 * x), None)[1], "CPU")
+LIBRARY.impl("same", lambda x: x, "CPU")
+LIBRARY.impl("counted", lambda x: (x + 1, len(x)), "CPU")
+THEIRS = torch.ops.fairlead_tests
+
+
+def test_an_operation_that_writes_and_returns_nothing_is_repeated() -> None:
+    graph = fx.Graph()
+    cache, x = (graph.placeholder(name) for name in ("cache", "x"))
+    graph.call_function(THEIRS.store.default, (cache, x))
+    graph.output(graph.call_function(torch.ops.aten.add.Tensor, (cache, 1)))
+    held, given = torch.zeros(3), torch.ones(3)
+    step = BoundStep(Plan(graph), (held, given), Arena())
+    given.fill_(2)
+    assert step.run(3).tolist() == [21, 21, 21]
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [(THEIRS.same, "memory that it was given"), (THEIRS.counted, "more than tensors")],
+)
+def test_what_cannot_be_repeated_is_an_error(operation: Any, message: str) -> None:
+    graph = fx.Graph()
+    graph.output(graph.call_function(operation.default, (graph.placeholder("x"),)))
+    with pytest.raises(RuntimeError, match=message):
+        BoundStep(Plan(graph), (torch.ones(3),), Arena())
+
+
+def test_autocast_adds_no_cast_to_a_run() -> None:
+    """A product in float32 is none in bfloat16 for running where products are cast."""
+    x, w = normal(4, 60), normal(60, 50, seed=1)
+    step = bound(lambda w, x: torch.ops.aten.addmm.default(x[:, :50], x, w), w, x)
+    expected = step.result.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = step.run(4)
+    assert torch.equal(found, expected)
+
+
 def test_what_follows_a_bound_step_is_computed_anew_as_well() -> None:
     x, y = normal(4, 6), normal(4, 6, seed=1)
     step = bound(lambda x: x.exp(), x)
@@ -227,6 +270,70 @@ def test_kernels_compute_no_more_rows_than_are_asked_for() -> None:
     assert torch.equal(tokens[:2], sample(after, u, 0.7)[0][:2])
     found.run(4)
     assert torch.equal(logits, after)
+
+
+@needs_native
+def test_attention_and_drawing_of_the_first_rows_leave_the_others_as_they_were() -> None:
+    query, cache = normal(4, 2, 8), normal(4, 2, 6, 8, seed=1)
+    lengths, u = torch.tensor([1, 2, 6, 3]), torch.full((4,), 0.5).double()
+    attend = torch.ops.fairlead_kernels.decode_attention
+    step = bound(lambda q, k, n: attend(q, k, k, n, 0.3), query, cache, lengths)
+    attended, before = step.result, step.result.clone()
+    query.copy_(normal(4, 2, 8, seed=2))
+    step.run(2)
+    after = attend(query, cache, cache, lengths, 0.3)
+    assert torch.equal(attended[:2], after[:2])
+    assert torch.equal(attended[2:], before[2:])
+    drawing = bound(lambda x: x.exp(), x := normal(4, 50))
+    drawing.then(torch.ops.fairlead_kernels.sample.default, u, 1.0, 0, 1.0)
+    first = [one.clone() for one in drawing.result]
+    x.copy_(normal(4, 50, seed=3))
+    for one, old in zip(drawing.run(2), first, strict=True):
+        assert torch.equal(one[2:], old[2:])
+    assert not torch.equal(drawing.result[1][:2], first[1][:2])
+
+
+@needs_native
+def test_a_kernel_of_as_many_rows_that_are_not_the_steps_computes_them_all() -> None:
+    """Two rows of a weight, in a step that happens to have two rows."""
+    packed = torch.ops.fairlead_kernels.packed_linear
+
+    def step(panels: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        total: Tensor = x[:, :5] + packed(weight, panels, 5, None, False).sum(0)
+        return total
+
+    panels, weight, x = pack_weight(normal(5, 8)), normal(2, 8, seed=1), normal(2, 8, seed=2)
+    graph = make_fx(step, tracing_mode="symbolic")(panels, weight, normal(7, 8)).graph
+    found = BoundStep(Plan(graph), (panels, weight, x), Arena())
+    weight.copy_(normal(2, 8, seed=3))
+    assert torch.equal(found.run(1)[:1], step(panels, weight, x)[:1])
+
+
+@needs_native
+def test_a_kernel_whose_rows_are_copied_first_has_them_copied_each_time() -> None:
+    packed, panels, x = torch.ops.fairlead_kernels.packed_linear, pack_weight(normal(5, 8)), None
+    x = normal(8, 3, seed=1)
+    found = bound(lambda panels, x: packed(x.t(), panels, 5, None, False), panels, x)
+    x.copy_(normal(8, 3, seed=2))
+    assert torch.equal(found.run(3), packed(x.t(), panels, 5, None, False))
+
+
+@needs_native
+def test_memory_that_only_a_kernel_reads_is_kept() -> None:
+    """Nobody else has it; what is allocated next would lie there."""
+    ops = torch.ops.fairlead_kernels
+
+    def made() -> tuple[BoundStep, Tensor]:
+        x, panels = normal(4, 64), pack_weight(normal(1000, 64, seed=1))
+        step = bound(lambda panels, x: ops.packed_linear(x, panels, 1000, None, False), panels, x)
+        step.then(ops.sample.default, torch.full((4,), 0.5).double(), 1.0, 0, 1.0)
+        return step, step.run(4)[0].clone()
+
+    step, expected = made()
+    gc.collect()
+    taken = [torch.full((size,), torch.nan) for size in (4, 256, 1000, 4000, 64_000) * 20]
+    assert torch.equal(step.run(4)[0], expected)
+    assert len(taken) == 100
 
 
 @needs_native

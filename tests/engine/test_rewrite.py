@@ -255,6 +255,12 @@ def in_float64(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tens
     return (norm(x.double() + y.double(), weight.double(), bias.double()),)
 
 
+def weights_of_another_type(
+    weight: Tensor, bias: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, ...]:
+    return (norm((x + y).bfloat16() + y.bfloat16(), weight, bias).float(),)
+
+
 def fused_norms(function: Callable[..., tuple[Tensor, ...]]) -> list[Any]:
     """The operations of it that add and normalise; its results are checked to be the same."""
     inputs = (normal(6), normal(6, seed=1), normal(4, 6, seed=2), normal(4, 6, seed=3))
@@ -277,7 +283,7 @@ def fused_norms(function: Callable[..., tuple[Tensor, ...]]) -> list[Any]:
         *((residual, 2), (nothing_added, 0), (a_number_added, 0), (more_of_it_added, 0)),
         *((one_row_added_to_all, 0), (without_weights, 0), (weights_made_in_the_step, 0)),
         *((of_two_dimensions, 0), (the_mean_is_wanted, 0), (the_sum_is_written_to, 0)),
-        (in_float64, 0),
+        *((in_float64, 0), (weights_of_another_type, 0)),
     ],
 )
 def test_a_sum_and_its_normalisation_are_one_kernel_where_it_does_both(
@@ -295,3 +301,5 @@ def test_a_plugins_kernel_adds_and_normalises_and_the_reference_does_not(
         row = ImplementationRow("add_layer_norm", taken, "me", "cpu", True, "", True)
         monkeypatch.setattr(rewrite, "list_implementations", lambda row=row: [row])
         assert fused_norms(residual) == expected
+        for other in (one_row_added_to_all, of_two_dimensions, weights_of_another_type):
+            assert fused_norms(other) == []

@@ -5,7 +5,7 @@ import torch
 from generating import as_it_is, respond, rows
 from support import FAMILIES, save_causal
 
-from fairlead.generation import graphs
+from fairlead.generation import graphs, recorded
 from fairlead.models import load_causal
 from fairlead.strategy import SingleDevice
 
@@ -20,12 +20,13 @@ def captured(monkeypatch):
     """The rows of each graph that is captured."""
     found = []
 
-    class Noted(graphs.CudaGraph):
-        def __init__(self, step, *given, pool):
-            super().__init__(step, *given, pool=pool)
+    class Noted(graphs.CudaGraphs):
+        def __call__(self, *given):
+            captured = super().__call__(*given)
             found.append(len(given[0]))
+            return captured
 
-    monkeypatch.setattr("fairlead.generation.recorded.CudaGraph", Noted)
+    monkeypatch.setattr("fairlead.generation.recorded.CudaGraphs", Noted)
     return found
 
 
@@ -72,10 +73,19 @@ def test_a_step_that_waits_for_the_device_is_run_as_it_is(tmp_path, captured, ca
         return plain(self, hidden)
 
     monkeypatch.setattr(norm, "forward", waiting)
+    stream = torch.cuda.current_stream()
     with caplog.at_level(logging.WARNING):
-        assert rows(respond(model)) == expected
+        for _ in range(2):
+            assert rows(respond(model)) == expected
     assert captured == []
     (line,) = (one.getMessage() for one in caplog.records)
     assert line.startswith(
         "decoding GPT2LMHeadModel without capturing its steps, which is slower: "
     )
+    # What a failed capture must not leave behind.
+    assert torch.cuda.current_stream() == stream
+    assert torch.nn.functional.dropout(torch.ones(1000, device="cuda")).isfinite().all()
+    recorded._NO_GRAPHS.clear()
+    monkeypatch.setattr(norm, "forward", plain)
+    assert rows(respond(model)) == expected
+    assert captured == [8]

@@ -94,7 +94,7 @@ class Plan:
                 owner(node),
                 tuple(owner(one) for one in node.all_input_nodes),
                 tuple(unused.get(node, ())),
-                owner(node) is not node and bool(getattr(_schema(node), "is_mutable", False)),
+                owner(node) is not node and _mutates(node),
                 bool(_lengths(node)) and _lengths(node) == _lengths(last_input),
                 *_out_variant(node),
             )
@@ -190,7 +190,11 @@ class BoundStep:
         compute, value, launches = _run(operation.function, args, kwargs)
         made = _tensors(value)
         if not made:
+            if _mutates(operation.node):
+                self._parts.append(_whole(compute))
             return value, []
+        if isinstance(value, (list, tuple)) and len(made) != len(value):
+            raise RuntimeError(f"{operation.function} returns more than tensors")
         if not given.isdisjoint(_places(made)):
             raise RuntimeError(f"{operation.function} returns memory that it was given")
         blocks, kept = zip(*(arena.take(one) for one in made), strict=True)
@@ -266,6 +270,10 @@ def _lengths(node: fx.Node) -> set[str]:
     values = node.meta.get("val")
     several = values if isinstance(values, (list, tuple)) else [values]
     return {str(one.shape[:1]) for one in several if isinstance(one, Tensor)}
+
+
+def _mutates(node: fx.Node) -> bool:
+    return bool(getattr(_schema(node), "is_mutable", False))
 
 
 def _schema(node: fx.Node) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,13 +23,12 @@ next; it fills the cache."""
 
 
 class Captured(Protocol):
-    """A step on memory that stays, run once already.
+    """A step on memory that stays, run once already."""
 
-    Attributes:
-        result: Of the last run, always the same tensors.
-    """
-
-    result: Drawn
+    @property
+    def result(self) -> Drawn:
+        """What was drawn in the last run, always in the same tensors."""
+        ...
 
     def run(self, rows: int) -> Drawn:
         """Repeat it, for the first rows at least; returns `result`."""
@@ -70,17 +70,18 @@ class RepeatedStep:
     def __call__(self, tokens: Tensor, positions: Tensor, uniform: Tensor) -> Drawn:
         """Run the step. What is drawn lies where a later call writes its own."""
         live = len(tokens)
-        rows = filled_up(live, self._slots)
+        rows = filled_up(live, self._slots) if self._capture else live
         self._tokens[:live], self._positions[:live] = tokens, positions
         self._uniform[:live] = uniform
         self._positions[live:rows] = 0  # such a row attends to itself alone
         captured = self._captured.get(rows)
-        drawn = captured.run(live) if captured else self._first(rows)
+        drawn = captured.run(live) if captured else self._first(live, rows)
         return drawn if live == rows else [one[:live] for one in drawn]
 
-    def _first(self, rows: int) -> Drawn:
+    def _first(self, live: int, rows: int) -> Drawn:
         """Run the step as it is, or capture it."""
-        given = [one[:rows] for one in (self._tokens, self._positions, self._uniform)]
+        buffers = (self._tokens, self._positions, self._uniform)
+        given = [one[:rows] for one in buffers]
         wait = self._warm and rows not in self._met
         self._met.add(rows)
         if wait or self._capture is None:
@@ -94,31 +95,54 @@ class RepeatedStep:
                 brief(error),
             )
             self._capture = None
-            return self._step(*given)
+            return self._step(*(one[:live] for one in buffers))
         return captured.result
 
 
-class CudaGraph:
-    """A step captured as a CUDA graph: one launch in place of hundreds.
+class CudaGraphs:
+    """Captures steps as CUDA graphs, one launch each in place of hundreds, that share their memory.
 
-    Autocast keeps the casts of weights for as long as it is on around all steps. A graph reads
-    those of the step before it, and does not cast again.
+    Autocast keeps the casts of weights that are trained for as long as it is on around all steps.
+    Graphs read those of the steps before them, and do not cast these again.
 
     Args:
-        step: The step; run once before.
-        *given: Its tensors, on the GPU.
-        pool: As of `torch.cuda.graph_pool_handle`: graphs that share one share their memory.
+        step: The step; run once before with as many rows.
+        device: The GPU.
     """
 
-    def __init__(self, step: StepFunction, *given: Tensor, pool: Any) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(given[0].device), torch.cuda.graph(self._graph, pool=pool):
-            self.result = step(*given)
-        self.run(len(given[0]))
+    def __init__(self, step: StepFunction, device: torch.device) -> None:
+        self._step, self._device = step, device
+        self._pool: Any = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+
+    def __call__(self, *given: Tensor) -> Captured:
+        """Capture the step on these tensors, and run it.
+
+        Raises:
+            Exception: What the step does that no graph can hold.
+        """
+        graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream(self._device)
+        # What other threads do with the device meanwhile is no part of it.
+        capture = torch.cuda.graph(graph, self._pool, self._stream, "thread_local")
+        try:
+            with torch.cuda.device(self._device), capture:
+                result = self._step(*given)
+        except Exception as error:
+            torch.cuda.set_stream(before)  # a capture that fails would leave its own
+            raise error.__context__ or error from None
+        captured = _CudaGraph(graph, result)
+        captured.run(len(given[0]))
+        return captured
+
+
+@dataclass(frozen=True)
+class _CudaGraph:
+    graph: torch.cuda.CUDAGraph
+    result: Drawn
 
     def run(self, rows: int) -> Drawn:
-        """Repeat it, for all rows; returns `result`."""
-        self._graph.replay()
+        self.graph.replay()
         return self.result
 
 

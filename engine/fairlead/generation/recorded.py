@@ -6,7 +6,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from fairlead.errors import brief
 from fairlead.generation.bound import Arena, BoundStep
 from fairlead.generation.cache import SlotCache
-from fairlead.generation.graphs import CudaGraph, Drawn, RepeatedStep, StepFunction
+from fairlead.generation.graphs import Captured, CudaGraphs, Drawn, RepeatedStep, StepFunction
 from fairlead.generation.rewrite import kernel_of
 from fairlead.generation.step import Recording, eager_logits
 from fairlead_kernels import sample
@@ -31,6 +30,8 @@ _ALL = 0
 
 _KEPT: OrderedDict[Hashable, Recording | None] = OrderedDict()
 _MOST = 16
+_NO_GRAPHS: set[Hashable] = set()
+"""Models that a CUDA graph cannot hold: to try each time would cost a warning each time."""
 _NAMES = ("name_or_path", "warnings_issued")
 """Attributes that say nothing of what a module computes."""
 
@@ -55,7 +56,17 @@ def fastest_step(model: Any, cache: SlotCache, temperature: float, record: bool)
     if not record or not _can_be_recorded(model):
         return eager
     if device.type == "cuda":
-        capture = partial(CudaGraph, eager, pool=torch.cuda.graph_pool_handle())
+        likeness, graphs = _likeness(model), CudaGraphs(eager, device)
+        if likeness in _NO_GRAPHS:
+            return eager
+
+        def capture(*given: Tensor) -> Captured:
+            try:
+                return graphs(*given)
+            except Exception:
+                _NO_GRAPHS.add(likeness)
+                raise
+
         return RepeatedStep(eager, cache.slots, device, capture, name, warm=True)
     recording = _recording(model, cache) if device.type == "cpu" else None
     if recording is None:
@@ -157,16 +168,27 @@ def _same(model: Any, cache: SlotCache, recording: Recording) -> bool:
     tokens = torch.randint(vocab, (3, rows), generator=draw).to(model.device)
     live = cache.live(rows)
     now, positions = tokens[0].clone(), torch.zeros(rows, dtype=torch.int64, device=model.device)
-    # Position 0 is written first, then one past it: what a recording fixed would show.
-    steps = range(min(3, cache.positions))
-    expected = [eager_logits(model, cache, *live, tokens[at], positions + at) for at in steps]
+    # Position 0 is written first, then one past it, then one with a row fewer: what a recording
+    # fixed would show. What it does not store itself is no number.
+    counts = (rows, rows, max(1, rows - 1))[: cache.positions]
+    _fill(live, len(counts))
     bound = recording.bind(recording.ready(model), *live, now, positions, Arena())
     found = [bound.result.clone()]
-    for at in steps[1:]:
+    for at, count in enumerate(counts[1:], 1):
         now.copy_(tokens[at])
         positions.fill_(at)
-        found.append(bound.run(rows).clone())
+        found.append(bound.run(count)[:count].clone())
+    _fill(live, len(counts))
+    expected = [
+        eager_logits(model, cache, *live, tokens[at], torch.full_like(positions, at))[:count]
+        for at, count in enumerate(counts)
+    ]
     return all(map(_alike, expected, found))
+
+
+def _fill(live: tuple[list[Tensor], list[Tensor]], positions: int) -> None:
+    for one in (*live[0], *live[1]):
+        one[:, :, :positions] = torch.nan
 
 
 def _alike(expected: Tensor, found: Tensor) -> bool:

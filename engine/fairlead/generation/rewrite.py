@@ -91,6 +91,8 @@ def add_within_norm(graph: fx.Graph) -> None:
         used = {one.target is operator.getitem and one.args[1] == 0 for one in norm.users}
         if given is None or len(width) != 1 or len(weights) != 2 or used != {True}:
             continue
+        if any(one.meta["val"].dtype != total.meta["val"].dtype for one in weights):
+            continue
         given = (*given, *weights, eps)
         if operation is not add_layer_norm and not _takes(operation, given):
             continue
@@ -115,7 +117,7 @@ def _summands(total: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     if not (isinstance(x, fx.Node) and isinstance(other, fx.Node)):
         return None
     expected = total.meta["val"]
-    for one in (x.meta["val"], other.meta["val"]):
+    for one in (x.meta.get("val"), other.meta.get("val")):
         if not isinstance(one, Tensor) or one.shape != expected.shape:
             return None
         if one.dtype != expected.dtype:
