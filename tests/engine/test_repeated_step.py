@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from hypothesis import strategies as st
 from support import FAMILIES, save_causal
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.functional import linear
 
 from fairlead.generation import recorded
-from fairlead.generation.bound import Arena, BoundStep, Plan
+from fairlead.generation.bound import Arena, BoundStep, Plan, _launched
 from fairlead.generation.graphs import Drawn, RepeatedStep, filled_up
 from fairlead.generation.recorded import fastest_step
 from fairlead.models import load_causal
 from fairlead.strategy import SingleDevice
-from fairlead_kernels import gelu, pack_weight, sample
+from fairlead_kernels import Launch, gelu, pack_weight, sample
 
 CPU = torch.device("cpu")
 
@@ -202,12 +204,14 @@ def test_what_cannot_be_repeated_is_an_error(operation: Any, message: str) -> No
 
 def test_autocast_adds_no_cast_to_a_run() -> None:
     """A product in float32 is none in bfloat16 for running where products are cast."""
-    x, w = normal(4, 60), normal(60, 50, seed=1)
-    step = bound(lambda w, x: torch.ops.aten.addmm.default(x[:, :50], x, w), w, x)
-    expected = step.result.clone()
+    graph = fx.Graph()
+    graph.output(graph.call_function(linear, tuple(map(graph.placeholder, "xw"))))
+    x, w = normal(4, 60), normal(4, 60, seed=1)
+    step = BoundStep(Plan(graph), (x, w), Arena())
     with torch.autocast("cpu", torch.bfloat16):
-        found = step.run(4)
-    assert torch.equal(found, expected)
+        assert not torch.equal(linear(x, w).float(), step.result)
+        found = step.run(4).clone()
+    assert torch.equal(found, linear(x, w))
 
 
 def test_what_follows_a_bound_step_is_computed_anew_as_well() -> None:
@@ -319,21 +323,26 @@ def test_a_kernel_whose_rows_are_copied_first_has_them_copied_each_time() -> Non
 
 
 @needs_native
-def test_memory_that_only_a_kernel_reads_is_kept() -> None:
-    """Nobody else has it; what is allocated next would lie there."""
+def test_memory_that_only_kernels_read_is_kept() -> None:
+    """They are called with addresses, and nobody else has it."""
     ops = torch.ops.fairlead_kernels
-
-    def made() -> tuple[BoundStep, Tensor]:
-        x, panels = normal(4, 64), pack_weight(normal(1000, 64, seed=1))
-        step = bound(lambda panels, x: ops.packed_linear(x, panels, 1000, None, False), panels, x)
-        step.then(ops.sample.default, torch.full((4,), 0.5).double(), 1.0, 0, 1.0)
-        return step, step.run(4)[0].clone()
-
-    step, expected = made()
+    x, panels, u = normal(4, 8), pack_weight(normal(50, 8, seed=1)), torch.zeros(4).double()
+    step = bound(lambda panels, x: ops.packed_linear(x, panels, 50, None, False), panels, x)
+    logits = step.result
+    step.then(ops.sample.default, u, 1.0, 0, 1.0)
+    given = [weakref.ref(one) for one in (x, panels, u, logits)]
+    del x, panels, u, logits
     gc.collect()
-    taken = [torch.full((size,), torch.nan) for size in (4, 256, 1000, 4000, 64_000) * 20]
-    assert torch.equal(step.run(4)[0], expected)
-    assert len(taken) == 100
+    assert None not in [one() for one in given]
+
+
+@needs_native
+def test_a_kernel_that_does_not_write_the_result_is_not_all_of_an_operation() -> None:
+    x, other = normal(3), normal(3, seed=1)
+    launch = Launch(lambda *_: None, (x,))
+    place = x.untyped_storage().data_ptr()
+    assert _launched([launch], [other], [other], {place}, 3) == []
+    assert len(_launched([launch], [x], [x], set(), 3)) == 1
 
 
 @needs_native

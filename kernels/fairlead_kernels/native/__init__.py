@@ -164,10 +164,11 @@ class Launch:
             From a number of rows, the first ones, to the call for those alone; where `Rows` among
             its arguments are others than `rows`, it is of all of them.
         """
-        plain = [*_addresses(args), torch.get_num_threads()]
+        # Not the launch itself, which has the tensors that it was made with.
+        function, plain = self.function, [*_addresses(args), torch.get_num_threads()]
 
         def of(fewer: int) -> Callable[[], None]:
-            return partial(self.function, *(_fewer(one, rows, fewer) for one in plain))
+            return partial(function, *(_fewer(one, rows, fewer) for one in plain))
 
         return of
 
