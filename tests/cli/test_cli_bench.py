@@ -153,7 +153,7 @@ def test_responses_end_as_often_as_asked() -> None:
         (("generate", "--hidden", "10", "--heads", "4"), "no multiple of --heads 4"),
         (("generate", "--vocabulary", "3"), "Give 4 up"),
         (("generate", "--kv-heads", "2"), "share keys in qwen2 alone"),
-        (("generate", "--family", "qwen2", "--kv-heads", "4"), "give a divisor of --heads"),
+        (("generate", "--family", "qwen2", "--kv-heads", "4"), "Give a divisor of --heads"),
         (("ppo", "--family", "qwen2"), "Give gpt2 or opt"),
         (("ppo", "--family", "opt", "--mean-length", "9"), "set for a gpt2 alone"),
         (("generate", "--json", "."), "it cannot be written"),

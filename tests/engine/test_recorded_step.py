@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from fairlead.generation.attend import attending
 from fairlead.generation.native import NativeBackend, NativeConfig
 from fairlead.models import load_causal, ready
 from fairlead.strategy import SingleDevice
+from fairlead_kernels import add_layer_norm, register_implementation
+from fairlead_kernels.dispatch import registry
 
 CONTEXT = 64
 OPS = torch.ops.fairlead_kernels
@@ -138,6 +141,75 @@ def test_a_recording_that_stores_nothing_is_not_used(
     monkeypatch.setattr(step, "store_within_attention", forgetful)
     assert rows(respond(model)) == rows(whole)
     assert not recorded._KEPT
+
+
+@pytest.fixture
+def plugins_norm() -> Iterator[Callable[[Any], None]]:
+    """Registers a plugin's add_layer_norm, and takes it back."""
+    there = registry._implementations["add_layer_norm"]
+    before = list(there)
+
+    def register(function: Any) -> None:
+        there[:] = before
+        register_implementation(
+            "add_layer_norm",
+            "mine",
+            function,
+            available=lambda: None,
+            supports=lambda *_: None,
+            priority=200,
+            owner="norms.py",
+        )
+
+    yield register
+    there[:] = before
+    recorded._KEPT.clear()
+
+
+@needs_native
+def test_a_plugins_kernel_that_comes_after_a_recording_is_taken(
+    model: Any, plugins_norm: Callable[[Any], None]
+) -> None:
+    called: list[int] = []
+
+    def counting(x: Any, *args: Any) -> Any:
+        called.append(len(x))
+        return add_layer_norm(x, *args, impl="reference")
+
+    before = rows(respond(model))
+    plugins_norm(counting)
+    assert rows(respond(model)) == before
+    assert called
+
+
+@needs_native
+def test_a_plugins_kernel_that_is_wrong_for_many_rows_is_named_and_not_used(
+    model: Any, plugins_norm: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = as_it_is(model)
+
+    def wrong(x: Any, *args: Any) -> Any:
+        total, normed = add_layer_norm(x, *args, impl="reference")
+        return total, normed * (1.5 if len(x) > 5 else 1)
+
+    plugins_norm(wrong)
+    assert rows(respond(model)) == expected
+    (line,) = (one.getMessage() for one in caplog.records)
+    assert line == (
+        "a recording of GPT2LMHeadModel with add_layer_norm/mine of norms.py computes something "
+        "else and is not used"
+    )
+
+
+@needs_native
+def test_opt_adds_where_it_normalises_as_gpt2_does(tmp_path: Path) -> None:
+    recorded._KEPT.clear()
+    directory = str(save_causal(tmp_path, "opt"))
+    respond(load_causal(directory, SingleDevice("cpu"), trained=True))
+    (kept,) = recorded._KEPT.values()
+    assert kept is not None
+    called = [str(node.target) for node in kept.graph.nodes]
+    assert not any("native_layer_norm" in one for one in called)
 
 
 @needs_native

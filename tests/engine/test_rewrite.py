@@ -211,6 +211,16 @@ def residual(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor
     return second, norm(second, weight, bias)
 
 
+def rows_of_the_sum(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """As OPT has it: normalised are the rows of a sum with a dimension more."""
+    total = (x.view(4, 1, 6) + y.view(4, 1, 6)).view(4, 6)
+    return total + norm(total, weight, bias), total * 2
+
+
+def parts_of_rows(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (norm((x.view(2, 12) + y.view(2, 12)).view(4, 6), weight, bias),)
+
+
 def nothing_added(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     return (norm(x * y, weight, bias),)
 
@@ -280,7 +290,14 @@ def fused_norms(function: Callable[..., tuple[Tensor, ...]]) -> list[Any]:
 @pytest.mark.parametrize(
     ("function", "fused"),
     [
-        *((residual, 2), (nothing_added, 0), (a_number_added, 0), (more_of_it_added, 0)),
+        *(
+            (residual, 2),
+            (rows_of_the_sum, 1),
+            (parts_of_rows, 0),
+            (nothing_added, 0),
+            (a_number_added, 0),
+            (more_of_it_added, 0),
+        ),
         *((one_row_added_to_all, 0), (without_weights, 0), (weights_made_in_the_step, 0)),
         *((of_two_dimensions, 0), (the_mean_is_wanted, 0), (the_sum_is_written_to, 0)),
         *((in_float64, 0), (weights_of_another_type, 0)),

@@ -40,7 +40,7 @@ def generate(
     no_plugin: Sequence[str],
     **wanted: Any,
 ) -> None:
-    """Measure generation beside transformers, on a random GPT-2."""
+    """Measure generation beside transformers, on a random model."""
     import torch
 
     from fairlead.benchmark.generate import (

@@ -59,7 +59,8 @@ def case_options(function: F) -> F:
         click.option(
             "--mean-length",
             type=click.IntRange(2, _MOST_TOKENS),
-            help="Responses end at random, after so many tokens on average.  [default: never]",
+            help="Responses end at random, after so many tokens on average; gpt2 alone.  "
+            "[default: never]",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
         click.option(
@@ -95,10 +96,15 @@ def size_of(wanted: dict[str, Any]) -> Any:
         )
     if vocabulary < 4:
         raise ConfigError(f"--vocabulary {vocabulary}: two of the tokens are special. Give 4 up.")
-    if kv_heads and (family != "qwen2" or heads % kv_heads):
+    if kv_heads and family != "qwen2":
         raise ConfigError(
-            f"--kv-heads {kv_heads} with --family {family} and --heads {heads}: query heads share "
-            "keys in qwen2 alone, and as many each. Leave it out, or give a divisor of --heads."
+            f"--kv-heads {kv_heads} with --family {family}: query heads share keys in qwen2 alone. "
+            "Leave it out, or give --family qwen2."
+        )
+    if kv_heads and heads % kv_heads:
+        raise ConfigError(
+            f"--kv-heads {kv_heads} with --heads {heads}: as many query heads share each. Give a "
+            "divisor of --heads."
         )
     if wanted["mean_length"] and family != "gpt2":
         raise ConfigError(

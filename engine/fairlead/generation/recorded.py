@@ -15,7 +15,7 @@ from fairlead.errors import brief
 from fairlead.generation.bound import Arena, BoundStep
 from fairlead.generation.cache import SlotCache
 from fairlead.generation.graphs import Captured, CudaGraphs, Drawn, RepeatedStep, StepFunction
-from fairlead.generation.rewrite import kernel_of
+from fairlead.generation.rewrite import kernel_of, taken_kernels
 from fairlead.generation.step import Recording, eager_logits
 from fairlead_kernels import sample
 
@@ -28,7 +28,11 @@ _COARSE = 0.02
 _ALL = 0
 """Of the most probable tokens: what `top_k` is then."""
 
+_COMPARED = 33
+"""Rows: a kernel of a plugin may be wrong where several blocks of rows begin or end."""
+
 _KEPT: OrderedDict[Hashable, Recording | None] = OrderedDict()
+OWN = "fairlead_kernels"
 _MOST = 16
 _NO_GRAPHS: set[Hashable] = set()
 """Models that a CUDA graph cannot hold: to try each time would cost a warning each time."""
@@ -84,9 +88,11 @@ def fastest_step(model: Any, cache: SlotCache, temperature: float, record: bool)
 
 
 def _recording(model: Any, cache: SlotCache) -> Recording | None:
-    key = _likeness(model)
+    kernels = taken_kernels()
+    key = (_likeness(model), tuple((row.op, row.impl) for row in kernels))
     if key not in _KEPT:
-        name = type(model).__name__
+        theirs = [f"{row.op}/{row.impl} of {row.owner}" for row in kernels if row.owner != OWN]
+        name = " with ".join([type(model).__name__, *([", ".join(theirs)] if theirs else [])])
         found: Recording | None
         try:
             with _quiet_tracing():
@@ -162,7 +168,7 @@ def _can_be_recorded(model: Any) -> bool:
 
 def _same(model: Any, cache: SlotCache, recording: Recording) -> bool:
     """Ask model and recording the same, in an empty cache: surer than a list of families."""
-    rows = min(3, cache.slots)
+    rows = min(_COMPARED, cache.slots)
     vocab = model.get_input_embeddings().weight.shape[0]
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab, (3, rows), generator=draw).to(model.device)

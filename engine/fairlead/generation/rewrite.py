@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fairlead_kernels import add_layer_norm, launch_of, list_implementations
+from fairlead_kernels import (
+    ImplementationRow,
+    add_layer_norm,
+    launch_of,
+    list_implementations,
+)
 
 _ATEN = torch.ops.aten
 _OURS = torch.ops.fairlead_kernels
@@ -85,7 +90,10 @@ def add_within_norm(graph: fx.Graph) -> None:
     for norm in list(graph.nodes):
         if norm.target is not _ATEN.native_layer_norm.default or norm.kwargs:
             continue
-        total, width, weight, bias, eps = norm.args
+        seen, width, weight, bias, eps = norm.args
+        # Some families normalise the rows of a sum that has a dimension more.
+        other_shape = seen.target is _ATEN.view.default and seen.args[1][-1] == width[-1]
+        total = seen.args[0] if other_shape else seen
         given = _summands(total)
         weights = [one for one in (weight, bias) if one is not None and one.op == "placeholder"]
         used = {one.target is operator.getitem and one.args[1] == 0 for one in norm.users}
@@ -96,15 +104,20 @@ def add_within_norm(graph: fx.Graph) -> None:
         given = (*given, *weights, eps)
         if operation is not add_layer_norm and not _takes(operation, given):
             continue
-        values = (total.meta["val"], norm.meta["val"][0])
+        values = (total.meta["val"], total.meta["val"])
         with graph.inserting_before(total):
             both = graph.call_function(operation, given)
             both.meta["val"] = values
             parts = [graph.call_function(operator.getitem, (both, at)) for at in range(2)]
         for part, value in zip(parts, values, strict=True):
             part.meta["val"] = value
+        normed = parts[1]
+        if other_shape:
+            with graph.inserting_before(norm):
+                normed = graph.call_function(_ATEN.view.default, (normed, seen.args[1]))
+            normed.meta["val"] = norm.meta["val"][0]
         for old in list(norm.users):
-            _replace(graph, old, parts[1])
+            _replace(graph, old, normed)
         graph.erase_node(norm)
         _replace(graph, total, parts[0])
 
@@ -135,9 +148,13 @@ def kernel_of(
         own: Its torch operation in native code: a recording can launch it without its checks.
         public: Its function, which a plugin's kernel is called by.
     """
-    rows = [row for row in list_implementations() if row.op == operation and row.device == "cpu"]
-    (taken,) = (row.impl for row in rows if row.auto)
+    taken = next(row.impl for row in taken_kernels() if row.op == operation)
     return {"cpp": own, "reference": None}.get(taken, public)
+
+
+def taken_kernels() -> list[ImplementationRow]:
+    """Return what a recording would have: the implementation of each operation that is taken."""
+    return [row for row in list_implementations() if row.auto and row.device == "cpu"]
 
 
 def _stored(written: Any, lengths: Any) -> Any:
