@@ -1,5 +1,5 @@
-// Two passes over a row in the cache, the sum and then the squares, which lose nothing where the
-// mean is large.
+// Three passes over a row, which stays in the cache: the sum, the squares of what is off the mean,
+// which lose nothing where that is large, and the result.
 #include "fairlead/add_layer_norm.h"
 
 namespace fairlead::FAIRLEAD_ISA {

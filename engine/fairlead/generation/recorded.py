@@ -18,6 +18,7 @@ from fairlead.generation.graphs import Captured, CudaGraphs, Drawn, RepeatedStep
 from fairlead.generation.rewrite import kernel_of, taken_kernels
 from fairlead.generation.step import Recording, eager_logits
 from fairlead_kernels import sample
+from fairlead_kernels.dispatch import OWN
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ _COMPARED = 33
 """Rows: a kernel of a plugin may be wrong where several blocks of rows begin or end."""
 
 _KEPT: OrderedDict[Hashable, Recording | None] = OrderedDict()
-OWN = "fairlead_kernels"
 _MOST = 16
 _NO_GRAPHS: set[Hashable] = set()
 """Models that a CUDA graph cannot hold: to try each time would cost a warning each time."""
