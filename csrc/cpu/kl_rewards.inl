@@ -73,24 +73,25 @@ inline std::int64_t last_set(const std::uint8_t* mask, std::int64_t cols) {
     return end - 1;
 }
 
+void kl_rewards_row(const KlRewardsArguments& a, std::int64_t row) {
+    const std::int64_t base = row * a.cols;
+    for (std::int64_t t = 0; t < a.cols; t += kWidth) {
+        const std::int64_t count = a.cols - t;
+        const KlReward result = kl_reward(a, base + t, count, load_mask(a.mask + base + t, count));
+        store(a.kl + base + t, result.kl, count);
+        store(a.rewards + base + t, result.reward, count);
+    }
+    const std::int64_t last = last_set(a.mask + base, a.cols);
+    if (last >= 0) a.rewards[base + last] += a.scores[row];
+}
+
 }  // namespace
 
 void kl_rewards(const KlRewardsArguments& a) {
     const double work = static_cast<double>(a.rows) * static_cast<double>(a.cols);
     const int threads = worth(a.threads, work, 200e3);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (std::int64_t row = 0; row < a.rows; ++row) {
-        const std::int64_t base = row * a.cols;
-        for (std::int64_t t = 0; t < a.cols; t += kWidth) {
-            const std::int64_t count = a.cols - t;
-            const KlReward result =
-                kl_reward(a, base + t, count, load_mask(a.mask + base + t, count));
-            store(a.kl + base + t, result.kl, count);
-            store(a.rewards + base + t, result.reward, count);
-        }
-        const std::int64_t last = last_set(a.mask + base, a.cols);
-        if (last >= 0) a.rewards[base + last] += a.scores[row];
-    }
+    for (std::int64_t row = 0; row < a.rows; ++row) kl_rewards_row(a, row);
 }
 
 }  // namespace fairlead::FAIRLEAD_ISA

@@ -1,6 +1,7 @@
 // Each row is read once: block by block, small enough for the first cache, its largest logit is
-// found and then its sums are taken; when a later block holds a larger logit the sums so far are
-// scaled down to it. The gradient takes one more read and one write.
+// found and then its sums are taken, while the next block is on its way; when a later block holds a
+// larger logit the sums so far are scaled down to it. The gradient takes one more read and one
+// write.
 #include <cmath>
 
 #include "fairlead/logprobs.h"
@@ -19,12 +20,12 @@ struct Running {
     double at_label = 0.0;  // its logit
 };
 
-inline float inverse_temperature(double temperature) {
+inline float per_temperature(double x, double temperature) {
     // At the ends of float32 0 * inf and -inf * 0 would be NaN.
-    const double inverse = 1.0 / temperature;
+    const double scale = x / temperature;
     const double most = std::numeric_limits<float>::max();
     const double least = std::numeric_limits<float>::min();
-    return static_cast<float>(inverse > most ? most : (inverse < least ? least : inverse));
+    return static_cast<float>(scale > most ? most : (scale < least ? least : scale));
 }
 
 // Moves the row's largest logit up to `max`.
@@ -61,44 +62,45 @@ bool has_nan(const T* x, std::int64_t count) {
     return false;
 }
 
-// z, not below kExpZero, where exp z is 0: so exp(z) * z is 0 for an excluded token, not NaN.
-template <bool Whole, typename T>
-inline Floats scaled(const T* x, std::int64_t count, Floats max, Floats inverse) {
-    const Floats value = Whole ? load(x, kWidth) : load_logits(x, count);
-    return at_least((value - max) * inverse, kExpZero);
-}
+// The sums of exp z and of exp(z) z, as powers of 2.
+struct Sums {
+    Floats sum = {};
+    Floats weighted = {};  // of 2^t t with t = z / log 2
+
+    // `scale` is 1 / (temperature log 2).
+    void add(Floats logits, Floats max, Floats scale) {
+        // 2^t is 0 at the least t, so that 2^t t is 0 for an excluded token, not NaN.
+        const Floats t = at_least((logits - max) * scale, kPowerZero);
+        const Floats power = power_of_2(t);
+        sum += power;
+        weighted = fused(power, t, weighted);
+    }
+};
 
 template <typename T>
 void add_block(Running& row, const T* x, std::int64_t count, double temperature) {
     const float top = block_max(x, count);
     if (top == -kInfinity) {
-        // The maximum passes NaN over; everywhere else exp brings it into the sum.
+        // The maximum passes NaN over; everywhere else it comes into the sums.
         if (has_nan(x, count)) row.sum = std::numeric_limits<double>::quiet_NaN();
         return;
     }
     if (top > row.max) rescale(row, top, temperature);
     const Floats max = fill(static_cast<float>(row.max));
-    const Floats inverse = fill(inverse_temperature(temperature));
-    Floats sum[kChains] = {};
-    Floats weighted[kChains] = {};
+    const Floats scale = fill(per_temperature(1.0 / kLog2, temperature));
+    Sums sums[kChains];
     std::int64_t i = 0;
     for (; i + kChains * kWidth <= count; i += kChains * kWidth) {
-        for (int c = 0; c < kChains; ++c) {
-            const Floats z = scaled<true>(x + i + c * kWidth, kWidth, max, inverse);
-            const Floats e = exp_above(z);
-            sum[c] += e;
-            weighted[c] = fused(e, z, weighted[c]);
-        }
+        // Little of the next block would come by itself: it often begins a page.
+        fetch<kChains * kWidth>(x + i + kBlock);
+        for (int c = 0; c < kChains; ++c) sums[c].add(load(x + i + c * kWidth, kWidth), max, scale);
     }
-    for (; i < count; i += kWidth) {
-        const Floats z = scaled<false>(x + i, count - i, max, inverse);
-        const Floats e = exp_above(z);
-        sum[0] += e;
-        weighted[0] = fused(e, z, weighted[0]);
-    }
-    for (int c = 0; c < kChains; ++c) {
-        row.sum += sum_lanes(sum[c]);
-        row.weighted -= sum_lanes(weighted[c]);
+    for (; i < count; i += kWidth) sums[0].add(load_logits(x + i, count - i), max, scale);
+    for (const Sums& part : sums) {
+        const double weighted = kLog2 * sum_lanes(part.weighted);
+        // Of NaN 2^t may be anything, its product with t is NaN; otherwise that is finite.
+        row.sum += sum_lanes(part.sum) + 0.0 * weighted;
+        row.weighted -= weighted;
     }
 }
 
@@ -145,6 +147,13 @@ void forward_row(const LogprobsForward& a, std::int64_t i) {
         state[2] = row.weighted;
         state[3] = row.at_label;
     }
+}
+
+// z, not below kExpZero, where exp z is 0: so exp(z) * z is 0 for an excluded token, not NaN.
+template <bool Whole, typename T>
+inline Floats scaled(const T* x, std::int64_t count, Floats max, Floats inverse) {
+    const Floats value = Whole ? load(x, kWidth) : load_logits(x, count);
+    return at_least((value - max) * inverse, kExpZero);
 }
 
 // -exp(z) (constant + slope * z), the gradient but for the label's own term.
@@ -198,7 +207,7 @@ void backward_row(const LogprobsBackward& a, std::int64_t i) {
     const double constant = -(of_logprob + of_entropy * energy) * per;
     const double slope = -of_entropy * per;
     const Line line = {static_cast<float>(constant / sum), static_cast<float>(slope / sum)};
-    const float inverse = inverse_temperature(block.temperature);
+    const float inverse = per_temperature(1.0, block.temperature);
     const std::int64_t label = a.labels[i] - block.first;
     const bool here = label >= 0 && label < block.cols;
     const double label_logit = here ? load_one(x + label) : 0.0;  // Before it is written over.

@@ -81,16 +81,7 @@ void transpose(const T* source, std::int64_t source_row, std::int64_t rows, std:
             FAIRLEAD_UNROLL for (int r = 0; r < kWidth; ++r) {
                 if (i + r < rows) x[r] = load(source + (i + r) * source_row + j, count);
             }
-            // Each round interleaves one half with the other; after log2(kWidth) of them lane r of
-            // vector c is lane c of vector r.
-            FAIRLEAD_UNROLL for (int round = 1; round < kWidth; round *= 2) {
-                Floats y[kWidth];
-                FAIRLEAD_UNROLL for (int r = 0; r < kWidth / 2; ++r) {
-                    y[2 * r] = interleave_low(x[r], x[r + kWidth / 2]);
-                    y[2 * r + 1] = interleave_high(x[r], x[r + kWidth / 2]);
-                }
-                FAIRLEAD_UNROLL for (int r = 0; r < kWidth; ++r) x[r] = y[r];
-            }
+            transpose(x);
             for (std::int64_t c = 0; c < count; ++c) {
                 store(target + (j + c) * target_row + i, x[c], kWidth);
             }

@@ -4,6 +4,7 @@
 // the one that the linker keeps for the whole module.
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #ifdef FAIRLEAD_X86
 #include <immintrin.h>
@@ -32,11 +33,27 @@ inline Floats load(const float* source, std::int64_t count) {
     } else if (count > 0) {
 #if FAIRLEAD_WIDTH == 16
         result = (Floats)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), source);
+#elif FAIRLEAD_WIDTH == 8
+        const Ints inside = kLanes < static_cast<std::int32_t>(count);
+        result = (Floats)_mm256_maskload_ps(source, (__m256i)inside);
 #else
         std::memcpy(&result, source, sizeof(float) * static_cast<std::size_t>(count));
 #endif
     }
     return result;
+}
+
+// The same without a branch, for a count that no branch predictor can know; any count.
+inline Floats load_ragged(const float* source, std::int64_t count) {
+#if FAIRLEAD_WIDTH == 16
+    const int lanes = static_cast<int>(count < 0 ? 0 : (count < kWidth ? count : kWidth));
+    return (Floats)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << lanes) - 1u), source);
+#elif FAIRLEAD_WIDTH == 8
+    const auto most = static_cast<std::int32_t>(count < kWidth ? count : kWidth);
+    return (Floats)_mm256_maskload_ps(source, (__m256i)(kLanes < most));
+#else
+    return load(source, count);
+#endif
 }
 
 inline void store(float* target, Floats value, std::int64_t count) {
@@ -45,6 +62,9 @@ inline void store(float* target, Floats value, std::int64_t count) {
     } else if (count > 0) {
 #if FAIRLEAD_WIDTH == 16
         _mm512_mask_storeu_ps(target, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
+#elif FAIRLEAD_WIDTH == 8
+        const Ints inside = kLanes < static_cast<std::int32_t>(count);
+        _mm256_maskstore_ps(target, (__m256i)inside, (__m256)value);
 #else
         std::memcpy(target, &value, sizeof(float) * static_cast<std::size_t>(count));
 #endif
@@ -65,35 +85,33 @@ inline Floats fused(Floats a, Floats b, Floats c) {
 #endif
 }
 
-// (a0, b0, a1, b1, ...), from the lower and from the upper half of both.
-#if FAIRLEAD_WIDTH == 16
-#define FAIRLEAD_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define FAIRLEAD_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif FAIRLEAD_WIDTH == 8
-#define FAIRLEAD_LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define FAIRLEAD_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define FAIRLEAD_LOW 0, 4, 1, 5
-#define FAIRLEAD_HIGH 2, 6, 3, 7
-#endif
-
+// Lane i holds lane Index(i) of `a` and, after its WIDTH lanes, of `b`.
+template <int (*Index)(int), int... Lane>
+inline Floats pick(Floats a, Floats b, std::integer_sequence<int, Lane...>) {
 #ifdef __clang__
-inline Floats interleave_low(Floats a, Floats b) {
-    return __builtin_shufflevector(a, b, FAIRLEAD_LOW);
-}
-inline Floats interleave_high(Floats a, Floats b) {
-    return __builtin_shufflevector(a, b, FAIRLEAD_HIGH);
-}
+    return __builtin_shufflevector(a, b, Index(Lane)...);
 #else
-inline Floats interleave_low(Floats a, Floats b) {
-    return __builtin_shuffle(a, b, Ints{FAIRLEAD_LOW});
-}
-inline Floats interleave_high(Floats a, Floats b) {
-    return __builtin_shuffle(a, b, Ints{FAIRLEAD_HIGH});
-}
+    return __builtin_shuffle(a, b, Ints{Index(Lane)...});
 #endif
-#undef FAIRLEAD_LOW
-#undef FAIRLEAD_HIGH
+}
+
+template <int (*Index)(int)>
+inline Floats pick(Floats a, Floats b) {
+    return pick<Index>(a, b, std::make_integer_sequence<int, kWidth>{});
+}
+
+// (a0, b0, a1, b1, ...), from the lower and from the upper half of both.
+constexpr int low_index(int lane) { return lane / 2 + lane % 2 * kWidth; }
+constexpr int high_index(int lane) { return kWidth / 2 + low_index(lane); }
+inline Floats interleave_low(Floats a, Floats b) { return pick<low_index>(a, b); }
+inline Floats interleave_high(Floats a, Floats b) { return pick<high_index>(a, b); }
+
+// Asks for `Count` elements from `at` on to be brought into the cache; never a fault.
+template <int Count, typename T>
+inline void fetch(const T* at) {
+    constexpr int kLine = 64 / sizeof(T);
+    for (int i = 0; i < Count; i += kLine) __builtin_prefetch(at + i);
+}
 
 #define FAIRLEAD_UNROLL _Pragma("GCC unroll 16")
 

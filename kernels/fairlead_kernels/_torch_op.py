@@ -135,12 +135,12 @@ def unlike(first: Tensor, *, mask: Tensor, **others: Tensor | None) -> str | Non
         mask: boolean.
         **others: float32; None for one that was left out.
     """
-    named = {"the first tensor": first, "mask": mask, **others}
-    for name, one in named.items():
+    shape, device = first.shape, first.device  # each reading costs as much as a comparison
+    for name, one in {"the first tensor": first, "mask": mask, **others}.items():
         if one is None:
             continue
         dtype = torch.bool if name == "mask" else torch.float32
-        if one.dtype != dtype or one.shape != first.shape or one.device != first.device:
+        if one.dtype != dtype or one.shape != shape or one.device != device:
             return (
                 f"{name} must be {dtype} {tuple(first.shape)} on {first.device}, "
                 f"got {one.dtype} {tuple(one.shape)} on {one.device}"

@@ -86,7 +86,10 @@ def _always(*_args: Any, **_kwargs: Any) -> str | None:
 
 
 class KernelRegistry:
-    """The operations, and the implementations of each in the order of their registration."""
+    """The operations, and the implementations of each.
+
+    By priority, the highest first, and in the order of their registration where that is equal.
+    """
 
     def __init__(self) -> None:
         self._implementations: dict[str, list[Implementation]] = {}
@@ -149,16 +152,14 @@ class KernelRegistry:
                     f"implementation '{name}' of '{op}' is registered twice: "
                     f"by '{other.owner}' and by '{owner}'"
                 )
-        self._implementations[op].append(
-            Implementation(op, name, function, available, supports, priority, owner)
+        one = Implementation(op, name, function, available, supports, priority, owner)
+        self._implementations[op] = sorted(
+            [*self._implementations[op], one], key=lambda each: -each.priority
         )
 
     def operations(self) -> list[str]:
         """The operations' names, in the order of their definition."""
         return list(self._implementations)
-
-    def _by_priority(self, op: str) -> list[Implementation]:
-        return sorted(self._implementations[op], key=lambda one: -one.priority)
 
     def select(self, op: str, impl: str, *args: Any, **kwargs: Any) -> Implementation:
         """The implementation that runs on these inputs.
@@ -176,14 +177,14 @@ class KernelRegistry:
             KernelError: The one asked for is unknown or cannot run, or none can.
         """
         refusals: dict[str, str] = {}
-        for one in self._by_priority(op):
+        for one in self._implementations[op]:
             if impl not in ("auto", one.name):
                 continue
             refusal = one.refusal(args, kwargs)
             if refusal is None:
                 return one
             refusals[one.name] = refusal
-        can = [one.name for one in self._by_priority(op) if one.refusal(args, kwargs) is None]
+        can = [one.name for one in self._implementations[op] if one.refusal(args, kwargs) is None]
         known = [one.name for one in self._implementations[op]]
         if refusals:
             why = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
@@ -210,7 +211,7 @@ class KernelRegistry:
             for device in devices:
                 args = probe(device)
                 taken = False
-                for one in self._by_priority(op):
+                for one in self._implementations[op]:
                     reason = one.refusal(args, {})
                     auto = reason is None and not taken
                     taken = taken or auto

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairlead_kernels import triton
 from fairlead_kernels._checks import as_floats, discount, prefix_mask, same_shape
-from fairlead_kernels._torch_op import TorchOp, unlike
+from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.gae import gae
 from fairlead_kernels.kl_rewards import check_layout, check_penalty, check_rewards, kl_rewards
@@ -149,8 +149,8 @@ def _check(
     token_scores: Tensor | None,
 ) -> str | None:
     return check_layout(
-        logprobs, ref_logprobs, scores, response_mask, estimator, kl, token_scores
-    ) or unlike(logprobs, mask=response_mask, values=values)
+        logprobs, ref_logprobs, scores, response_mask, estimator, kl, token_scores, values
+    )
 
 
 def _call(operation: Callable[..., Tensor], *args: object) -> _Four:

@@ -146,6 +146,7 @@ def check_layout(
     estimator: str,
     kl: Tensor | None,
     token_scores: Tensor | None,
+    values: Tensor | None = None,
 ) -> str | None:
     """Why these tensors' memory is not what the kernel reads, or None."""
     if logprobs.dim() != 2:
@@ -162,6 +163,7 @@ def check_layout(
         ref_logprobs=ref_logprobs,
         kl=kl,
         token_scores=token_scores,
+        values=values,
     )
 
 

@@ -11,10 +11,8 @@ from fairlead_kernels.gae import OPERATION
 __all__: list[str] = []
 
 
-def _supports(
-    device: str, rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float
-) -> str | None:
-    return native.refuse(device, rewards, values) or OPERATION.check(rewards, values, response_mask)
+def _supports(device: str, rewards: Tensor, values: Tensor, *_others: object) -> str | None:
+    return native.refuse(device, rewards, values)
 
 
 def _launch(

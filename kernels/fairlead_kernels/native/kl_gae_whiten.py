@@ -26,11 +26,7 @@ def _supports(
     kl: Tensor | None,
     token_scores: Tensor | None,
 ) -> str | None:
-    refusal = native.refuse(device, logprobs, ref_logprobs, scores, values, kl, token_scores)
-    return refusal or OPERATION.check(
-        *(logprobs, ref_logprobs, scores, values, response_mask),
-        *(beta, gamma, lam, estimator, kl, token_scores),
-    )
+    return native.refuse(device, logprobs, ref_logprobs, scores, values, kl, token_scores)
 
 
 def _launch(
@@ -59,7 +55,7 @@ def _launch(
         response_mask,
         kl,
         token_scores,
-        *results.unbind(),
+        results,
         parts(logprobs, count),
         *logprobs.shape,
         beta,
