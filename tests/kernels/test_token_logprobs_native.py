@@ -33,6 +33,27 @@ def test_every_instruction_set_keeps_the_error_rule(instruction_set, rows, vocab
     assert_right(*make(rows, vocabulary), 0.7, "cpp")
 
 
+@pytest.mark.parametrize("sign", [0, -(2**31)])
+def test_every_nan_makes_its_row_nan(instruction_set, sign):
+    """0x7f800001 and up: the low bits are free, and a kernel that shifts bits must not lose it."""
+    rows = 600
+    payloads = torch.arange(1, rows + 1, dtype=torch.int32)
+    logits = normal(rows, 40)
+    logits[:, 33] = (payloads + 0x7F800000 + sign).view(torch.float32)
+    assert logits[:, 33].isnan().all()
+    for one in token_logprobs(logits, zeros(rows), impl="cpp"):
+        assert one.isnan().all()
+
+
+def test_far_tokens_add_nothing(instruction_set):
+    """e^-1000 is 0: probability 1, entropy 0, exactly."""
+    logits = torch.full((1, 70), -1000.0)
+    logits[0, 40] = 0.0
+    logprobs, entropy = token_logprobs(logits, torch.tensor([40]), impl="cpp")
+    assert logprobs.item() == 0.0
+    assert entropy.item() == 0.0
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_every_half_precision_number_is_read_as_torch_reads_it(instruction_set, dtype):
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
