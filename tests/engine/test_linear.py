@@ -136,14 +136,23 @@ def test_products_are_left_to_torch_where_it_is_the_faster_one(
 
 
 @pytest.mark.parametrize(
-    ("maker", "mkl", "fast"),
-    [("GenuineIntel", True, True), ("AuthenticAMD", True, False), ("GenuineIntel", False, False)],
+    ("maker", "instructions", "mkl", "fast"),
+    [
+        ("GenuineIntel", "AVX512", True, True),
+        ("AuthenticAMD", "AVX512", True, False),
+        ("AuthenticAMD", "AVX2", True, True),
+        ("GenuineIntel", "AVX2", True, True),
+        ("GenuineIntel", "AVX512", False, False),
+        ("AuthenticAMD", "AVX2", False, False),
+    ],
 )
-def test_torch_is_fast_with_mkl_on_a_processor_of_its_maker(
-    maker: str, mkl: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
+def test_torch_is_fast_with_mkl_where_that_takes_all_of_the_processor(
+    maker: str, instructions: str, mkl: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """MKL leaves AVX-512 unused on processors of other makers."""
     facts = f"processor\t: 0\nvendor_id\t: {maker}\n"
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: facts)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     torch_is_fast.cache_clear()
     try:
