@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ __all__ = [
     "shown",
     "takes",
     "temperature_at_least",
+    "tensors",
     "values_can_be_read",
 ]
 
@@ -40,6 +42,29 @@ def takes(x: Tensor) -> str | None:
     if x.dtype in FLOATS:
         return None
     return f"it takes float32, bfloat16 and float16, not {x.dtype}"
+
+
+def tensors(op: str, optional: Mapping[str, object] | None = None, **needed: object) -> None:
+    """Raises TypeError for what is no tensor.
+
+    Args:
+        op: Who asks.
+        optional: By name, what may be None as well.
+        **needed: What must be there.
+    """
+    for name, one in needed.items():
+        if not isinstance(one, Tensor):
+            raise _no_tensor(op, name, one)
+    for name, one in (optional or {}).items():
+        if one is not None and not isinstance(one, Tensor):
+            raise _no_tensor(op, name, one)
+
+
+def _no_tensor(op: str, name: str, given: object) -> TypeError:
+    return TypeError(
+        f"{op}: {name} must be a torch.Tensor, got {type(given).__name__}; "
+        "torch.as_tensor makes one of numbers, lists and arrays"
+    )
 
 
 def shape_error(op: str, what: str, tensor: Tensor) -> ValueError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, shown
+from fairlead_kernels._checks import finite, shown, tensors
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
@@ -37,9 +37,11 @@ def add_layer_norm(
         The sum and its normalisation, `[..., D]`, contiguous with `cpp`.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape, dtype or device that is not the above, an eps below 0.
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors(_OP, x=x, other=other, weight=weight, bias=bias)
     problem = _problem(x, other, weight, bias)
     if problem is not None:
         raise ValueError(f"{_OP}: {problem}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import FLOATS, finite, shown, values_can_be_read
+from fairlead_kernels._checks import FLOATS, finite, shown, tensors, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.triton import INTERPRETED, launcher, register, runs_on
@@ -58,10 +58,12 @@ def decode_attention(
         `[B, H, D]`, contiguous, in the query's dtype.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape, dtype, stride or length that is not the above, a scale that is not
             finite, or an input that requires a gradient while gradients are recorded.
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors(_OP, query=query, keys=keys, values=values, lengths=lengths)
     _check(query, keys, values, lengths)
     scale = 1 / math.sqrt(query.shape[2]) if scale is None else scale
     finite(_OP, scale=scale)

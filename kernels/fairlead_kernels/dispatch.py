@@ -152,14 +152,18 @@ class KernelRegistry:
                     f"implementation '{name}' of '{op}' is registered twice: "
                     f"by '{other.owner}' and by '{owner}'"
                 )
-        one = Implementation(op, name, function, available, supports, priority, owner)
-        self._implementations[op] = sorted(
-            [*self._implementations[op], one], key=lambda each: -each.priority
+        self._implementations[op].append(
+            Implementation(op, name, function, available, supports, priority, owner)
         )
+        self._implementations[op].sort(key=lambda one: -one.priority)
 
     def operations(self) -> list[str]:
         """The operations' names, in the order of their definition."""
         return list(self._implementations)
+
+    def probe(self, op: str, device: torch.device) -> tuple[Any, ...]:
+        """Ordinary, small arguments of an operation, in the order of its public function's."""
+        return self._probes[op](device)
 
     def select(self, op: str, impl: str, *args: Any, **kwargs: Any) -> Implementation:
         """The implementation that runs on these inputs.
@@ -207,9 +211,9 @@ class KernelRegistry:
         if torch.cuda.is_available():
             devices.append(torch.device("cuda"))
         rows = []
-        for op, probe in self._probes.items():
+        for op in self._probes:
             for device in devices:
-                args = probe(device)
+                args = self.probe(op, device)
                 taken = False
                 for one in self._implementations[op]:
                     reason = one.refusal(args, {})

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import discount, prefix_mask, same_shape, shape_error
+from fairlead_kernels._checks import discount, prefix_mask, same_shape, shape_error, tensors
 from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
@@ -42,10 +42,12 @@ def gae(
         Advantages (not whitened) and returns, `[B, T]`, float32.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape or dtype that is not the above, a mask that is not a prefix of its row,
             a gamma or lambda outside [0, 1].
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors("gae", rewards=rewards, values=values, response_mask=response_mask)
     if rewards.dim() != 2:
         raise shape_error("gae", "rewards must be [B, T]", rewards)
     same_shape("gae", rewards, mask=response_mask, values=values)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import takes
+from fairlead_kernels._checks import takes, tensors
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
@@ -32,9 +32,11 @@ def gelu(x: Tensor, impl: str = "auto") -> Tensor:
         `x`'s shape and dtype.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A dtype that is not floating.
         KernelError: `impl` cannot run on this input.
     """
+    tensors(_OP, x=x)
     if not x.is_floating_point():
         raise ValueError(f"{_OP}: x must be floating, got {x.dtype}")
     result: Tensor = registry.call(_OP, impl, x)

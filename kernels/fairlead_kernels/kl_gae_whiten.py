@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import as_floats, discount, prefix_mask, same_shape
+from fairlead_kernels._checks import as_floats, discount, prefix_mask, same_shape, tensors
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.gae import gae
@@ -63,12 +63,14 @@ def kl_gae_whiten(
         `eps = 1e-8`, and returns: `[B, T]`, float32, zero outside the response.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape or dtype that is not the above, a mask that is not a prefix of its row,
             an unknown estimator, a number that is not finite.
         KernelError: `impl` cannot run on these inputs.
     """
     op = "kl_gae_whiten"
     check_rewards(op, logprobs, ref_logprobs, scores, response_mask, kl, token_scores)
+    tensors(op, values=values)
     same_shape(op, logprobs, values=values)
     check_penalty(op, beta, estimator)
     discount(op, gamma=gamma, lam=lam)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import as_floats, finite, same_shape, shape_error
+from fairlead_kernels._checks import as_floats, finite, same_shape, shape_error, tensors
 from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
@@ -58,6 +58,7 @@ def kl_rewards(
         Rewards and the divergence used, `[B, T]`, float32, zero outside the response.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape or dtype that is not the above, an unknown estimator, a beta that is
             not finite.
         KernelError: `impl` cannot run on these inputs.
@@ -90,6 +91,14 @@ def check_rewards(
 ) -> None:
     """Raises ValueError unless the tensors are what `kl_rewards` takes; `op` is who asks."""
     optional = {"kl": kl, "token_scores": token_scores}
+    tensors(
+        op,
+        optional,
+        logprobs=logprobs,
+        ref_logprobs=ref_logprobs,
+        scores=scores,
+        response_mask=response_mask,
+    )
     given = {name: one for name, one in optional.items() if one is not None}
     if logprobs.dim() != 2:
         raise shape_error(op, "logprobs must be [B, T]", logprobs)

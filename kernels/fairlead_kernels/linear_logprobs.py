@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error, takes, temperature_at_least
+from fairlead_kernels._checks import shape_error, takes, temperature_at_least, tensors
 from fairlead_kernels._linear_logprob_ops import define_linear_logprobs
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import _reference as _token_logprobs
@@ -57,12 +57,14 @@ def linear_logprobs(
         respect to hidden, weight and bias.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape, dtype or device that is not the above, a temperature or memory of 0 or
             less.
         IndexError: On the CPU, a label that is not in the vocabulary (of the reference, torch's
             RuntimeError); on a GPU `triton` gives it log-probability NaN.
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors("linear_logprobs", {"bias": bias}, hidden=hidden, weight=weight, labels=labels)
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)

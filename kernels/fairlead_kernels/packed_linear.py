@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fairlead_kernels._checks import shown
+from fairlead_kernels._checks import shown, tensors
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
@@ -26,8 +26,10 @@ def pack_weight(weight: Tensor) -> Tensor:
         `[ceil(O / 16), I, 16]`: output o is `[o // 16, :, o % 16]`; what is past O is zero.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: The weight is no matrix.
     """
+    tensors("pack_weight", weight=weight)
     if weight.dim() != 2:
         raise ValueError(f"pack_weight: weight must be [O, I], got {shown(weight)}")
     outputs, inputs = weight.shape
@@ -67,9 +69,11 @@ def packed_linear(
         `[N, O]`, in the rows' dtype.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape, dtype or device that is not the above.
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors(_OP, {"bias": bias}, rows=rows, panels=panels)
     problem = _problem(rows, panels, outputs, bias)
     if problem is not None:
         raise ValueError(f"{_OP}: {problem}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error, values_can_be_read
+from fairlead_kernels._checks import shape_error, tensors, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
@@ -77,6 +77,7 @@ def philox_uniform(
         `[B]`, float64.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape or dtype that is not the above, a seed or iteration out of range, or,
             on the CPU, a sequence or position out of range (elsewhere that would cost a
             synchronisation: their low bits are used).
@@ -86,6 +87,7 @@ def philox_uniform(
         raise ValueError(f"philox_uniform: seed must be in [0, 2^64), got {seed}")
     if not 0 <= iteration < 1 << 32:
         raise ValueError(f"philox_uniform: iteration must be in [0, 2^32), got {iteration}")
+    tensors("philox_uniform", sequence=sequence, position=position)
     if sequence.dim() != 1 or sequence.dtype != torch.int64:
         raise shape_error("philox_uniform", "sequence must be int64 [B]", sequence)
     if (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import as_floats, finite, same_shape
+from fairlead_kernels._checks import as_floats, finite, same_shape, tensors
 from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
@@ -91,12 +91,13 @@ def ppo_policy_loss(
         The sum, its weight (the number of positions) and sums for metrics, float32 scalars.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: Shapes, devices or dtypes that are not the above, or a clip below 0.
         KernelError: `impl` cannot run on these inputs.
     """
-    same_shape(
-        "ppo_policy_loss", logprobs, mask=mask, old_logprobs=old_logprobs, advantages=advantages
-    )
+    others = {"old_logprobs": old_logprobs, "advantages": advantages}
+    tensors("ppo_policy_loss", logprobs=logprobs, mask=mask, **others)
+    same_shape("ppo_policy_loss", logprobs, mask=mask, **others)
     _check_clip("ppo_policy_loss", clip)
     loss, weight, metrics = registry.call(
         "ppo_policy_loss",
@@ -136,10 +137,13 @@ def ppo_value_loss(
         The sum, its weight (the number of positions) and sums for metrics, float32 scalars.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: Shapes, devices or dtypes that are not the above, or a clip below 0.
         KernelError: `impl` cannot run on these inputs.
     """
-    same_shape("ppo_value_loss", values, mask=mask, old_values=old_values, returns=returns)
+    others = {"old_values": old_values, "returns": returns}
+    tensors("ppo_value_loss", values=values, mask=mask, **others)
+    same_shape("ppo_value_loss", values, mask=mask, **others)
     _check_clip("ppo_value_loss", clip)
     loss, weight, metrics = registry.call(
         "ppo_value_loss",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead_kernels._checks import finite, shown, takes, values_can_be_read
+from fairlead_kernels._checks import finite, shown, takes, tensors, values_can_be_read
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 
@@ -58,10 +58,12 @@ def ragged_attention(
         `[N, H, D]`, in the query's dtype.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape, dtype, stride or offset that is not the above, or a scale that is not
             finite. Offsets are not looked at on a GPU.
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors(_OP, query=query, keys=keys, values=values, offsets=offsets)
     problem = _problem(query, keys, values, offsets)
     if problem is not None:
         raise ValueError(f"{_OP}: {problem}")

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import FLOATS, shape_error, temperature_at_least, values_can_be_read
+from fairlead_kernels._checks import (
+    FLOATS,
+    shape_error,
+    temperature_at_least,
+    tensors,
+    values_can_be_read,
+)
 from fairlead_kernels._torch_op import TorchOp
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.token_logprobs import log_probabilities
@@ -68,10 +74,12 @@ def sample(
         float32, without gradient.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape, dtype or device that is not the above, a temperature or top_k below 0,
             a top_p outside (0, 1].
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors("sample", logits=logits, u=u)
     if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         raise shape_error("sample", "logits must be floating [B, V] with V > 0", logits)
     if u.shape != logits.shape[:1] or u.dtype != torch.float64 or u.device != logits.device:

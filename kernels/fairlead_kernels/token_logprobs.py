@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import shape_error, takes, temperature_at_least
+from fairlead_kernels._checks import shape_error, takes, temperature_at_least, tensors
 from fairlead_kernels._logprob_ops import define_token_logprobs
 from fairlead_kernels.dispatch import registry
 from fairlead_kernels.triton.blocks import BLOCKS
@@ -55,12 +55,14 @@ def token_logprobs(
         Log-probabilities `[N]` and entropies in nats `[N]`, float32.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: A shape, dtype or device that is not the above, a temperature of 0 or less, or
             `inplace_backward` with logits that must not be written over.
         IndexError: On the CPU, a label that is not in the vocabulary (of the reference, torch's
             RuntimeError).
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors("token_logprobs", logits=logits, labels=labels)
     if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         raise shape_error("token_logprobs", "logits must be floating [N, V] with V > 0", logits)
     if (

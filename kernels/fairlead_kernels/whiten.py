@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import triton
-from fairlead_kernels._checks import as_floats, finite, same_shape
+from fairlead_kernels._checks import as_floats, finite, same_shape, tensors
 from fairlead_kernels._torch_op import TorchOp, unlike
 from fairlead_kernels.dispatch import registry
 
@@ -35,9 +35,11 @@ def whiten(
         The shape of `x`, float32, zero where the mask is False; all zeros for an empty mask.
 
     Raises:
+        TypeError: What should be a tensor is something else.
         ValueError: Shapes, devices or dtypes that are not the above, a negative eps.
         KernelError: `impl` cannot run on these inputs.
     """
+    tensors("whiten", x=x, mask=mask)
     same_shape("whiten", x, mask=mask)
     finite("whiten", eps=eps)
     if eps < 0:

@@ -285,7 +285,7 @@ def test_the_list_of_a_kernels_arguments_and_results_is_true(op):
     assert arguments.split(", ") == list(parameters)
     listed = listed_tensors(tensors)
     assert set(listed) == {name for name, one in parameters.items() if "Tensor" in one.annotation}
-    probe = registry._probes[op](torch.device("cpu"))
+    probe = registry.probe(op, torch.device("cpu"))
     for name, given in zip(parameters, probe, strict=False):
         assert (given is None) <= (f"`{name}`" in tensors and "or None" in tensors)
         if isinstance(given, torch.Tensor):

@@ -119,7 +119,7 @@ def test_a_recording_that_computes_something_else_is_not_used(
         bound.BoundStep, "run", lambda self, count: real(self, count).roll(1, dims=-1)
     )
     assert rows(respond(model)) == rows(whole)
-    assert not recorded._KEPT
+    assert not any(recorded._KEPT.values())
 
 
 @needs_native
@@ -140,7 +140,7 @@ def test_a_recording_that_stores_nothing_is_not_used(
 
     monkeypatch.setattr(step, "store_within_attention", forgetful)
     assert rows(respond(model)) == rows(whole)
-    assert not recorded._KEPT
+    assert not any(recorded._KEPT.values())
 
 
 @pytest.fixture
@@ -193,7 +193,8 @@ def test_a_plugins_kernel_that_is_wrong_for_many_rows_is_named_and_not_used(
         return total, normed * (1.5 if len(x) > 5 else 1)
 
     plugins_norm(wrong)
-    assert rows(respond(model)) == expected
+    for _ in range(2):  # said once
+        assert rows(respond(model)) == expected
     (line,) = (one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING)
     assert line == (
         "a recording of GPT2LMHeadModel with add_layer_norm/mine of norms.py computes something "
@@ -225,7 +226,7 @@ def test_a_recording_that_is_wrong_for_fewer_rows_is_not_used(
 
     monkeypatch.setattr(bound.BoundStep, "run", run)
     assert rows(respond(model)) == rows(whole)
-    assert not recorded._KEPT
+    assert not any(recorded._KEPT.values())
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_a_failed_attempt_with_bad_weights_is_not_for_good(tmp_path: Path) -> No
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(torch.nan)
     respond(model)
-    assert not recorded._KEPT
+    assert not any(recorded._KEPT.values())
     with torch.no_grad():
         model.transformer.ln_f.weight.copy_(kept)
     respond(model)
