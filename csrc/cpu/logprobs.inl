@@ -67,7 +67,8 @@ struct Sums {
     Floats sum = {};
     Floats weighted = {};  // of 2^t t with t = z / log 2
 
-    // `scale` is 1 / (temperature log 2).
+    // `scale` is 1 / (temperature log 2). t is rounded, so that a term may be off by |z| / 2 ulp;
+    // of a certain token's log-prob that is less than the sum's own rounding in plain torch.
     void add(Floats logits, Floats max, Floats scale) {
         // 2^t is 0 at the least t, so that 2^t t is 0 for an excluded token, not NaN.
         const Floats t = at_least((logits - max) * scale, kPowerZero);
@@ -91,7 +92,8 @@ void add_block(Running& row, const T* x, std::int64_t count, double temperature)
     Sums sums[kChains];
     std::int64_t i = 0;
     for (; i + kChains * kWidth <= count; i += kChains * kWidth) {
-        // Little of the next block would come by itself: it often begins a page.
+        // Past a page, which may end anywhere here, nothing comes by itself. After the row's last
+        // block this is the next row, or nothing.
         fetch<kChains * kWidth>(x + i + kBlock);
         for (int c = 0; c < kChains; ++c) sums[c].add(load(x + i + c * kWidth, kWidth), max, scale);
     }

@@ -76,10 +76,10 @@ inline Floats exp_above(Floats x) {
 }
 
 // 2^t for kPowerZero <= t <= 0, within an ulp from -126 up, and exactly 1 at 0 and 0 at the end,
-// with denormals that mean nothing between the end and -126. Of NaN anything. Takes half the
-// instructions of exp_above: what is left of t after rounding is exact, and 2^n is an addition to
-// the exponent. The polynomial is a minimax fit of 2^r on |r| <= 1/2, its error a twentieth of an
-// ulp.
+// with denormals that mean nothing between the end and -126. Of NaN anything. Has fewer
+// instructions than exp_above, half of them without AVX-512: what is left of t after rounding is
+// exact, and 2^n is an addition to the exponent. The polynomial is a minimax fit of 2^r on
+// |r| <= 1/2, its error a twentieth of an ulp.
 inline Floats power_of_2(Floats t) {
     const Floats magic = fill(12582912.0f);  // As in reduce().
     const Floats shifted = t + magic;

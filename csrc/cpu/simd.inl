@@ -49,8 +49,8 @@ inline Floats load_ragged(const float* source, std::int64_t count) {
     const int lanes = static_cast<int>(count < 0 ? 0 : (count < kWidth ? count : kWidth));
     return (Floats)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << lanes) - 1u), source);
 #elif FAIRLEAD_WIDTH == 8
-    const auto most = static_cast<std::int32_t>(count < kWidth ? count : kWidth);
-    return (Floats)_mm256_maskload_ps(source, (__m256i)(kLanes < most));
+    const auto lanes = static_cast<std::int32_t>(count < 0 ? 0 : (count < kWidth ? count : kWidth));
+    return (Floats)_mm256_maskload_ps(source, (__m256i)(kLanes < lanes));
 #else
     return load(source, count);
 #endif

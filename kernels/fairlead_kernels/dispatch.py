@@ -7,6 +7,7 @@ by name runs or raises `KernelError`; nothing ever falls back in silence.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,10 +153,11 @@ class KernelRegistry:
                     f"implementation '{name}' of '{op}' is registered twice: "
                     f"by '{other.owner}' and by '{owner}'"
                 )
-        self._implementations[op].append(
-            Implementation(op, name, function, available, supports, priority, owner)
+        insort(
+            self._implementations[op],
+            Implementation(op, name, function, available, supports, priority, owner),
+            key=lambda one: -one.priority,
         )
-        self._implementations[op].sort(key=lambda one: -one.priority)
 
     def operations(self) -> list[str]:
         """The operations' names, in the order of their definition."""

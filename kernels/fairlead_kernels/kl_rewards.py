@@ -89,7 +89,7 @@ def check_rewards(
     kl: Tensor | None,
     token_scores: Tensor | None,
 ) -> None:
-    """Raises ValueError unless the tensors are what `kl_rewards` takes; `op` is who asks."""
+    """Raises TypeError or ValueError unless these are what `kl_rewards` takes; `op` is who asks."""
     optional = {"kl": kl, "token_scores": token_scores}
     tensors(
         op,

@@ -36,9 +36,10 @@ def token_logprobs(
     gradient through it. A row with NaN, with +inf or without a finite logit gives NaN.
 
     The native kernels read logits with any stride between rows; where the last dimension is not
-    contiguous they copy. They give a row whose two gradients are both zero a zero gradient, NaN in
-    its logits notwithstanding. A label outside [0, V) is an error on the CPU; on a GPU, where
-    looking would stall it, `triton` gives it log-probability NaN.
+    contiguous they copy. To `cpp` a token less probable than the likeliest by 2^126 and more adds
+    nothing, or about that little, to an entropy. They give a row whose two gradients are both zero
+    a zero gradient, NaN in its logits notwithstanding. A label outside [0, V) is an error on the
+    CPU; on a GPU, where looking would stall it, `triton` gives it log-probability NaN.
 
     Args:
         logits: `[N, V]`, floating.

@@ -86,7 +86,10 @@ def test_defaults_are_those_of_the_separate_operations():
 @settings(max_examples=60, deadline=None)
 @given(case_of=ragged(max_width=70))
 def test_it_has_the_bits_of_the_separate_operations(impl, case_of):
-    mask, seed = case_of
+    check_bits(*case_of, impl)
+
+
+def check_bits(mask, seed, impl):
     inputs, extra = case(mask, seed)
     for estimator, kl, token_scores in settings_of(extra):
         rest = 0.1, 0.99, 0.9, estimator, kl, token_scores
@@ -123,9 +126,11 @@ def test_error_rule_on_odd_shapes(impl, rows):
     check_error_rule(prefix_mask(torch.arange(rows) * 7 % 102, 101), impl)
 
 
-def test_error_rule_on_every_instruction_set(instruction_set):  # noqa: F811
-    for rows, width in ((1, 1), (17, 33), (127, 50)):
-        check_error_rule(prefix_mask(torch.arange(rows) * 7 % (width + 1), width), "cpp")
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (17, 33), (127, 50)])
+def test_every_instruction_set_keeps_the_error_rule_and_the_bits(rows, width, instruction_set):  # noqa: F811
+    mask = prefix_mask(torch.arange(rows) * 7 % (width + 1), width)
+    check_error_rule(mask, "cpp")
+    check_bits(mask, 0, "cpp")
 
 
 @needs_interpreter

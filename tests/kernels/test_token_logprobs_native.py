@@ -34,11 +34,12 @@ def test_every_instruction_set_keeps_the_error_rule(instruction_set, rows, vocab
 
 
 @pytest.mark.parametrize("sign", [0, -(2**31)])
-def test_every_nan_makes_its_row_nan(instruction_set, sign):
+@pytest.mark.parametrize("vocabulary", [40, 200])  # among the last few, and within the main loop
+def test_every_nan_makes_its_row_nan(instruction_set, vocabulary, sign):
     """0x7f800001 and up: the low bits are free, and a kernel that shifts bits must not lose it."""
     rows = 600
     payloads = torch.arange(1, rows + 1, dtype=torch.int32)
-    logits = normal(rows, 40)
+    logits = normal(rows, vocabulary)
     logits[:, 33] = (payloads + 0x7F800000 + sign).view(torch.float32)
     assert logits[:, 33].isnan().all()
     for one in token_logprobs(logits, zeros(rows), impl="cpp"):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels import native
-from fairlead_kernels.kl_rewards import ESTIMATORS, OPERATION, check_layout
+from fairlead_kernels.kl_rewards import ESTIMATORS, OPERATION
 
 __all__: list[str] = []
 
@@ -22,10 +22,7 @@ def _supports(
     kl: Tensor | None,
     token_scores: Tensor | None,
 ) -> str | None:
-    refusal = native.refuse(device, logprobs, ref_logprobs, scores, kl, token_scores)
-    return refusal or check_layout(
-        logprobs, ref_logprobs, scores, response_mask, estimator, kl, token_scores
-    )
+    return native.refuse(device, logprobs, ref_logprobs, scores, kl, token_scores)
 
 
 def _launch(
