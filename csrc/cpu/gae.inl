@@ -19,9 +19,11 @@ struct Block {
 
 Block block_at(const GaeArguments& a, std::int64_t first_row) {
     const std::int64_t left = a.rows - first_row;
-    Block block = {
-        first_row, first_row * a.cols,         left < kWidth ? static_cast<int>(left) : kWidth,
-        0,         left < kWidth ? 0 : a.cols, {}};
+    Block block = {};
+    block.first_row = first_row;
+    block.first = first_row * a.cols;
+    block.rows = left < kWidth ? static_cast<int>(left) : kWidth;
+    block.shortest = left < kWidth ? 0 : a.cols;
     for (int i = 0; i < block.rows; ++i) {
         const std::int64_t length = prefix_length(a.mask + block.first + i * a.cols, a.cols);
         block.lengths[i] = length;
