@@ -44,7 +44,7 @@ def takes(x: Tensor) -> str | None:
     return f"it takes float32, bfloat16 and float16, not {x.dtype}"
 
 
-def tensors(op: str, optional: Mapping[str, object] | None = None, **needed: object) -> None:
+def tensors(op: str, optional: Mapping[str, object] | None = None, /, **needed: object) -> None:
     """Raises TypeError for what is no tensor.
 
     Args:
