@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -47,6 +50,18 @@ needs_interpreter = pytest.mark.skipif(
 CPU_IMPLS = ["reference", pytest.param("cpp", marks=needs_native)]
 # On the CPU triton is interpreted, and slow: small inputs, and none drawn by the hundred.
 IMPLS = [*CPU_IMPLS, pytest.param("triton", marks=needs_interpreter)]
+
+
+def run_alone(script: str, *args: str) -> None:
+    """Runs a script that may bring its process down."""
+    result = subprocess.run(
+        [sys.executable, "-c", script, *args],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, f"{result.returncode}: {result.stderr}"
 
 
 class OneInstructionSet:

@@ -1,8 +1,6 @@
 """decode_attention in C++: every instruction set, and no byte past what counts."""
 
 import math
-import os
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +10,7 @@ from attention import (
     case,
     needs_native,
 )
+from cases import run_alone
 from tolerances import assert_within_error_rule
 
 from fairlead_kernels.decode_attention import _reference
@@ -106,11 +105,4 @@ for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2), (torch.float16, 2))
 @pytest.mark.skipif(sys.platform != "linux", reason="closes a page with Linux's mprotect")
 @pytest.mark.parametrize("instruction_set", ["", "generic"])
 def test_cpp_never_reads_past_the_length(instruction_set):
-    result = subprocess.run(
-        [sys.executable, "-c", GUARDED, instruction_set],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, f"{result.returncode}: {result.stderr}"
+    run_alone(GUARDED, instruction_set)
