@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels._logprob_ops import STATS, Block, Blocks, outputs, plain
-from fairlead_kernels._torch_op import define, differentiate
+from fairlead_kernels._torch_op import Operation, define
 
 __all__ = ["Chunks", "define_linear_logprobs"]
 
@@ -261,12 +261,24 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-@dataclass(frozen=True)
 class _LinearLogprobs:
     """The torch operations `NAME` and `NAME_backward` over the kernels of a language."""
 
-    name: str
-    blocks: Blocks
+    def __init__(self, name: str, blocks: Blocks) -> None:
+        self.blocks = blocks
+        self.operation: Operation = define(
+            f"{name}({_INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+            self.forward,
+            _forward_results,
+        )
+        self.gradient_operation: Operation = define(
+            f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor stats,"
+            f" Tensor kept, bool[] wanted, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
+            self.gradient,
+            _gradient_results,
+        )
+        self.operation.differentiate(self.backward, _setup_context)
+        self.gradient_operation.refuse_second_derivative(of=name)
 
     def forward(
         self,
@@ -308,9 +320,8 @@ class _LinearLogprobs:
             return none
         hidden, weight, bias, labels, stats, kept = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:3])
-        op = getattr(torch.ops.fairlead_kernels, f"{self.name}_backward")
         inputs = hidden, weight, bias, labels, ctx.temperature, ctx.memory
-        grads = op(grad_logprobs, grad_entropy, stats, kept, wanted, *inputs)
+        grads = self.gradient_operation(grad_logprobs, grad_entropy, stats, kept, wanted, *inputs)
         found = (grad if want else None for grad, want in zip(grads, wanted, strict=True))
         return *found, *none[3:]
 
@@ -325,8 +336,7 @@ class _LinearLogprobs:
     ) -> tuple[Tensor, Tensor]:
         given = [hidden, weight] if bias is None else [hidden, weight, bias]
         keep = torch.is_grad_enabled() and any(one.requires_grad for one in given)
-        op = getattr(torch.ops.fairlead_kernels, self.name)
-        logprobs, entropy, *_ = op(
+        logprobs, entropy, *_ = self.operation(
             hidden, weight, bias, labels.contiguous(), temperature, memory_bytes, keep
         )
         return logprobs, entropy
@@ -338,17 +348,4 @@ def define_linear_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Ten
     Returns:
         The implementation of `linear_logprobs` on them.
     """
-    ours = _LinearLogprobs(name, blocks)
-    define(
-        f"{name}({_INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
-        ours.forward,
-        _forward_results,
-    )
-    define(
-        f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor stats, Tensor kept,"
-        f" bool[] wanted, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
-        ours.gradient,
-        _gradient_results,
-    )
-    differentiate(name, ours.backward, _setup_context)
-    return ours.call
+    return _LinearLogprobs(name, blocks).call

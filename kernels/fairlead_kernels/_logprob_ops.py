@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fairlead_kernels._torch_op import define, differentiate
+from fairlead_kernels._torch_op import Operation, define
 
 __all__ = ["STATS", "Block", "Blocks", "define_token_logprobs", "outputs"]
 
@@ -108,12 +108,25 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-@dataclass(frozen=True)
 class _TokenLogprobs:
     """The torch operations `NAME` and `NAME_backward` over the kernels of a language."""
 
-    name: str
-    blocks: Blocks
+    def __init__(self, name: str, blocks: Blocks) -> None:
+        self.blocks = blocks
+        arguments = "Tensor logits, Tensor labels"
+        self.operation: Operation = define(
+            f"{name}({arguments}, float temperature, bool inplace) -> (Tensor, Tensor, Tensor)",
+            self.forward,
+            _forward_results,
+        )
+        self.gradient_operation: Operation = define(
+            f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, {arguments},"
+            " Tensor stats, float temperature) -> Tensor",
+            self.gradient,
+            _gradient_results,
+        )
+        self.operation.differentiate(self.backward, _setup_context)
+        self.gradient_operation.refuse_second_derivative(of=name)
 
     def forward(
         self, logits: Tensor, labels: Tensor, temperature: float, inplace: bool
@@ -148,9 +161,8 @@ class _TokenLogprobs:
             return None, None, None, None
         logits, labels, stats = ctx.saved_tensors
         if not ctx.inplace:
-            op = getattr(torch.ops.fairlead_kernels, f"{self.name}_backward")
-            grads = op(grad_logprobs, grad_entropy, logits, labels, stats, ctx.temperature)
-            return grads, None, None, None
+            given = grad_logprobs, grad_entropy, logits, labels, stats, ctx.temperature
+            return self.gradient_operation(*given), None, None, None
         if torch.is_grad_enabled():
             raise RuntimeError("token_logprobs: inplace_backward allows no second derivative")
         logits = logits.detach()
@@ -168,8 +180,7 @@ class _TokenLogprobs:
         inplace = inplace_backward and not torch.compiler.is_compiling()
         if logits.shape[1] > 1 and logits.stride(1) != 1:
             logits = logits.contiguous()
-        op = getattr(torch.ops.fairlead_kernels, self.name)
-        logprobs, entropy, _ = op(logits, labels.contiguous(), temperature, inplace)
+        logprobs, entropy, _ = self.operation(logits, labels.contiguous(), temperature, inplace)
         return logprobs, entropy
 
 
@@ -179,18 +190,4 @@ def define_token_logprobs(name: str, blocks: Blocks) -> Callable[..., tuple[Tens
     Returns:
         The implementation of `token_logprobs` on them.
     """
-    ours = _TokenLogprobs(name, blocks)
-    arguments = "Tensor logits, Tensor labels"
-    define(
-        f"{name}({arguments}, float temperature, bool inplace) -> (Tensor, Tensor, Tensor)",
-        ours.forward,
-        _forward_results,
-    )
-    define(
-        f"{name}_backward(Tensor? grad_logprobs, Tensor? grad_entropy, {arguments}, Tensor stats,"
-        " float temperature) -> Tensor",
-        ours.gradient,
-        _gradient_results,
-    )
-    differentiate(name, ours.backward, _setup_context)
-    return ours.call
+    return _TokenLogprobs(name, blocks).call

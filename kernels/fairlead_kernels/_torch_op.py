@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fairlead_kernels.dispatch import OWN
 
-__all__ = ["TorchOp", "define", "differentiate", "launch_of", "library", "unlike"]
+__all__ = ["Operation", "TorchOp", "define", "launch_of", "library", "unlike"]
 
 # A library of its own rather than torch.library.custom_op: the same operation to torch.compile and
 # opcheck, without that wrapper's cost a call. (torch leaves these methods untyped.)
@@ -44,7 +45,86 @@ def launch_of(operation: Any, args: Sequence[Any]) -> Callable[..., Any] | None:
     return launch if check(*args) is None else None
 
 
-def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) -> None:
+_FLOATS = (float, type(None))
+
+
+class Operation:
+    """A torch operation, called as `torch.ops` calls it or straight.
+
+    The dispatcher goes through Python several times a call: with a gradient that takes longer than
+    many a kernel. It is left out where nothing but autograd would have seen the call.
+    """
+
+    def __init__(self, name: str, launch: Callable[..., Any]) -> None:
+        self._name = name
+        self._launch = launch
+        self._through_torch = getattr(getattr(torch.ops, OWN), name)
+        arguments = self._through_torch.default._schema.arguments
+        self._floats = [i for i, one in enumerate(arguments) if "float" in str(one.type)]
+        self._function: Any = None  # the torch.autograd.Function, of one that has a gradient
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs it."""
+        # Torch makes a float of what is meant as one; to Triton a whole number is something else.
+        if not _unobserved() or not all(type(args[i]) in _FLOATS for i in self._floats):
+            return self._through_torch(*args)
+        gradient = False
+        for one in args:
+            if isinstance(one, Tensor):
+                if type(one) not in (Tensor, nn.Parameter) or one.is_meta:
+                    return self._through_torch(*args)
+                gradient = gradient or one.requires_grad
+        if not gradient or not torch.is_grad_enabled():
+            return self._launch(*args)
+        if self._function is None:
+            return self._through_torch(*args)
+        return self._function.apply(*args)
+
+    def differentiate(
+        self, backward: Callable[..., Any], setup_context: Callable[..., None] | None
+    ) -> None:
+        """Gives it its gradient; both as `torch.library.register_autograd` takes them."""
+        torch.library.register_autograd(
+            f"{OWN}::{self._name}", backward, setup_context=setup_context, lib=library
+        )
+        launch = self._launch
+
+        def forward(ctx: Any, *args: Any) -> Any:
+            results = launch(*args)
+            if setup_context is not None:
+                setup_context(ctx, args, results)
+            return results
+
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        self._function = type(self._name, (torch.autograd.Function,), methods)
+
+    def refuse_second_derivative(self, of: str) -> None:
+        """Gives a gradient an error for its own: torch would take that for zero.
+
+        Args:
+            of: The operation whose gradient this is.
+        """
+
+        def backward(_ctx: Any, *_grads: Tensor) -> None:
+            raise RuntimeError(f"{of} has no second derivative; impl='reference' has one")
+
+        self.differentiate(backward, None)
+
+
+def _unobserved() -> bool:
+    """Whether no compiler, mode, transform or profiler is to see what is called."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) -> Operation:
     """Adds a torch operation.
 
     Args:
@@ -56,26 +136,10 @@ def define(schema: str, launch: Callable[..., Any], fake: Callable[..., Any]) ->
     for key in ("CPU", "CUDA"):
         library.impl(name, launch, key)
     torch.library.register_fake(f"{OWN}::{name}", fake, lib=library)
+    return Operation(name, launch)
 
 
-def differentiate(
-    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
-) -> None:
-    """Gives a torch operation its gradient, and that gradient, `NAME_backward`, an error.
-
-    Without the error torch would take the second derivative for zero.
-    """
-    torch.library.register_autograd(
-        f"{OWN}::{name}", backward, setup_context=setup_context, lib=library
-    )
-
-    def no_second(_ctx: Any, *_grads: Tensor) -> None:
-        raise RuntimeError(f"{name} has no second derivative; impl='reference' has one")
-
-    torch.library.register_autograd(f"{OWN}::{name}_backward", no_second, lib=library)
-
-
-def _plain(operation: Callable[..., Any], *args: Any) -> Any:
+def _plain(operation: Operation, *args: Any) -> Any:
     return operation(*args)
 
 
@@ -89,9 +153,11 @@ class TorchOp:
             needs, and a kernel's to fill.
         check: Why these arguments are not what a kernel reads, or None. The torch operation can
             be called by anyone: it asks before every launch.
-        call: Calls the torch operation, given first, with the arguments of the implementation.
+        call: Calls the operation, given first, with the arguments of the implementation.
         setup_context: Keeps what `backward` needs, as `torch.library.register_autograd` takes it.
-        backward: The gradient; without one the operation has none.
+        backward: The gradient; without one the operation has none. Where there is `gradient` it is
+            given that operation first.
+        gradient: The operation that computes the gradient, where a kernel does.
     """
 
     schema: str
@@ -100,31 +166,42 @@ class TorchOp:
     call: Callable[..., Any] = _plain
     setup_context: Callable[..., None] | None = None
     backward: Callable[..., Any] | None = None
+    gradient: TorchOp | None = None
 
-    def define(self, name: str, launch: Callable[..., Any]) -> Callable[..., Any]:
-        """Adds the torch operation `NAME`, which launches a kernel.
+    def define(
+        self,
+        name: str,
+        launch: Callable[..., Any],
+        launch_gradient: Callable[..., Any] | None = None,
+    ) -> Callable[..., Any]:
+        """Adds the torch operation `NAME`, which launches a kernel, and its `NAME_backward`.
 
         Args:
             name: Unlike any other's.
             launch: Runs the kernel on the arguments of the schema, which were checked.
+            launch_gradient: The same of `gradient`, where there is one.
 
         Returns:
             The implementation on it, as `register_implementation` takes it.
         """
+        operation = self._added(name, launch)
+        if self.gradient is not None and launch_gradient is not None and self.backward is not None:
+            gradient = self.gradient._added(f"{name}_backward", launch_gradient)
+            gradient.refuse_second_derivative(of=name)
+            operation.differentiate(partial(self.backward, gradient), self.setup_context)
+        elif self.backward is not None:
+            operation.differentiate(self.backward, self.setup_context)
+        return partial(self.call, operation)
 
+    def _added(self, name: str, launch: Callable[..., Any]) -> Operation:
         def checked(*args: Any) -> Any:
             problem = self.check(*args)
             if problem is not None:
                 raise ValueError(f"{name}: {problem}")
             return launch(*args)
 
-        define(f"{name}{self.schema}", checked, self.results)
         _LAUNCHES[f"{OWN}.{name}.default"] = (self.check, launch)
-        if self.backward is not None:
-            torch.library.register_autograd(
-                f"{OWN}::{name}", self.backward, setup_context=self.setup_context, lib=library
-            )
-        return partial(self.call, getattr(torch.ops.fairlead_kernels, name))
+        return define(f"{name}{self.schema}", checked, self.results)
 
 
 def unlike(first: Tensor, *, mask: Tensor, **others: Tensor | None) -> str | None:

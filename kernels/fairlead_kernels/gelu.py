@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairlead_kernels._checks import takes, tensors
-from fairlead_kernels._torch_op import TorchOp
+from fairlead_kernels._torch_op import Operation, TorchOp
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["GRADIENT", "OPERATION", "differentiate_by", "gelu", "keep"]
+__all__ = ["OPERATION", "gelu"]
 
 _OP = "gelu"
 
@@ -51,7 +50,7 @@ def _result(x: Tensor, *_others: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _call(operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _call(operation: Operation, x: Tensor) -> Any:
     return operation(x.contiguous())
 
 
@@ -67,22 +66,23 @@ def _unreadable(*given: Tensor) -> str | None:
     return takes(first)
 
 
-def keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-    """Keeps what the gradient is computed from."""
+def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def differentiate_by(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Returns the gradient by an operation as `GRADIENT` has it."""
-
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return operation(*ctx.saved_tensors, grad.contiguous())
-
-    return backward
+def _backward(operation: Operation, ctx: Any, grad: Tensor) -> Any:
+    return operation(*ctx.saved_tensors, grad.contiguous())
 
 
-OPERATION = TorchOp("(Tensor x) -> Tensor", _result, _unreadable, _call)
-GRADIENT = TorchOp("(Tensor x, Tensor grad) -> Tensor", _result, _unreadable)
+OPERATION = TorchOp(
+    "(Tensor x) -> Tensor",
+    _result,
+    _unreadable,
+    _call,
+    _keep,
+    _backward,
+    TorchOp("(Tensor x, Tensor grad) -> Tensor", _result, _unreadable),
+)
 
 
 def _probe(device: torch.device) -> tuple[object, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fairlead_kernels._checks import finite, shown, takes, tensors, values_can_be_read
-from fairlead_kernels._torch_op import TorchOp
+from fairlead_kernels._torch_op import Operation, TorchOp
 from fairlead_kernels.dispatch import registry
 
-__all__ = ["GRADIENT", "OPERATION", "differentiate_by", "keep", "ragged_attention"]
+__all__ = ["OPERATION", "ragged_attention"]
 
 _OP = "ragged_attention"
 
@@ -148,7 +147,7 @@ def _results(query: Tensor, *_others: object) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=torch.float32)
 
 
-def _call(operation: Callable[..., Any], *args: Any) -> Tensor:
+def _call(operation: Operation, *args: Any) -> Tensor:
     query, keys, values, offsets, _, scale = args
     result: Tensor = operation(query, keys, values, offsets.contiguous(), scale)[0]
     return result
@@ -159,23 +158,19 @@ def _unreadable(*args: Any) -> str | None:
     return problem or (None if args[3].is_contiguous() else "offsets must be contiguous")
 
 
-def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Keeps what the gradient is computed from."""
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, *output)
     ctx.scale = scale
 
 
-def differentiate_by(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the gradient by an operation as `GRADIENT` has it."""
-
-    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad.shape[2] > 1 and grad.stride(2) != 1:
-            grad = grad.contiguous()
-        return (*operation(grad, *ctx.saved_tensors, ctx.scale), None, None)
-
-    return backward
+def _backward(
+    operation: Operation, ctx: Any, grad: Tensor, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad.shape[2] > 1 and grad.stride(2) != 1:
+        grad = grad.contiguous()
+    return (*operation(grad, *ctx.saved_tensors, ctx.scale), None, None)
 
 
 def _gradients(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,20 +194,21 @@ def _no_basis(grad: Tensor, *args: Any) -> str | None:
 
 
 _INPUTS = "Tensor query, Tensor keys, Tensor values, Tensor offsets"
+# The result, and the logarithms of the softmax's denominators, [N, H] float32.
 OPERATION = TorchOp(
     f"({_INPUTS}, float scale) -> (Tensor, Tensor)",
     _results,
     _unreadable,
     _call,
+    _keep,
+    _backward,
+    TorchOp(
+        f"(Tensor grad, {_INPUTS}, Tensor out, Tensor logsums, float scale)"
+        " -> (Tensor, Tensor, Tensor)",
+        _gradients,
+        _no_basis,
+    ),
 )
-"""The result, and the logarithms of the softmax's denominators, `[N, H]` float32."""
-GRADIENT = TorchOp(
-    f"(Tensor grad, {_INPUTS}, Tensor out, Tensor logsums, float scale)"
-    " -> (Tensor, Tensor, Tensor)",
-    _gradients,
-    _no_basis,
-)
-"""The gradients of query, keys and values."""
 
 
 def _probe(device: torch.device) -> tuple[object, ...]:

@@ -54,6 +54,23 @@ def test_fewer_slots_than_prompts_change_nothing(model: Any, slots: int) -> None
     assert rows(respond(model, slots, **settings)) == rows(whole)
 
 
+def test_only_sequences_that_go_on_are_moved(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all end at once none is; of 7 that end one by one each but the last leaves one gap."""
+    moves: list[tuple[int, int]] = []
+    real = cache.SlotCache.move
+
+    def spy(self: Any, source: int, target: int, length: int) -> None:
+        moves.append((source, target))
+        real(self, source, target, length)
+
+    monkeypatch.setattr(cache.SlotCache, "move", spy)
+    respond(model, max_new_tokens=6)
+    assert moves == []
+    respond(model, stop_token_ids=tuple(range(0, 24, 5)), max_new_tokens=20)
+    assert 0 < len(moves) < len(PROMPTS)
+    assert all(target < source for source, target in moves)
+
+
 def test_it_does_not_matter_how_far_ahead_random_numbers_are_drawn(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,12 +218,11 @@ class _Loop:
 
     def _retire(self) -> None:
         """Hand out what has ended, and close the gaps that it leaves."""
-        slot = 0
-        while slot < len(self.live):
+        # From the end: what is moved into a gap is a sequence that goes on.
+        for slot in reversed(range(len(self.live))):
             one = self.live[slot]
             stopped = self.stops.ended_by_last(one.tokens)
             if not stopped and len(one.tokens) < one.limit:
-                slot += 1
                 continue
             self.done[one.row] = one.finished(stopped)
             last = self.live.pop()

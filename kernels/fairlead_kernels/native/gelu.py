@@ -7,8 +7,7 @@ from torch import Tensor
 
 from fairlead_kernels import native
 from fairlead_kernels._checks import takes
-from fairlead_kernels._torch_op import differentiate
-from fairlead_kernels.gelu import GRADIENT, OPERATION, differentiate_by, keep
+from fairlead_kernels.gelu import OPERATION
 from fairlead_kernels.native.layout import FLOAT_TYPES
 
 __all__: list[str] = []
@@ -28,6 +27,4 @@ def _launch(x: Tensor, grad: Tensor | None = None) -> Tensor:
     return out
 
 
-_gradient = GRADIENT.define(f"{_OP}_backward", _launch)
-native.register(_OP, "cpu", OPERATION.define(_OP, _launch), _supports)
-differentiate(_OP, differentiate_by(_gradient), keep)
+native.register(_OP, "cpu", OPERATION.define(_OP, _launch, _launch), _supports)

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from fairlead_kernels import native
 from fairlead_kernels._checks import takes
-from fairlead_kernels._torch_op import differentiate
 from fairlead_kernels.native.layout import FLOAT_TYPES
-from fairlead_kernels.ragged_attention import GRADIENT, OPERATION, differentiate_by, keep
+from fairlead_kernels.ragged_attention import OPERATION
 
 __all__: list[str] = []
 
@@ -54,6 +53,4 @@ def _backward(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return query, keys, values
 
 
-_gradient = GRADIENT.define(f"{_OP}_backward", _backward)
-native.register(_OP, "cpu", OPERATION.define(_OP, _forward), _supports)
-differentiate(_OP, differentiate_by(_gradient), keep)
+native.register(_OP, "cpu", OPERATION.define(_OP, _forward, _backward), _supports)
