@@ -37,7 +37,7 @@ lint: setup ## Check style, types, import rules and C++ formatting
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	find csrc -type f | xargs $(BIN)/clang-format --dry-run -Werror
+	find csrc tests/kernels/cuda_on_host -type f | xargs $(BIN)/clang-format --dry-run -Werror
 
 clean: ## Remove .venv, builds and caches (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

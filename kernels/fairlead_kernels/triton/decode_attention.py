@@ -17,9 +17,17 @@ from fairlead_kernels.decode_attention import check_lengths
 __all__ = ["decode_attention"]
 
 _SPLIT = 256
-_BLOCK = 64
+_MOST_BLOCK = 64
 # A tensor core's product has at least so many rows.
 _LEAST_DOT = 16
+# Of a block's keys. With its values, and as much again that is loaded ahead, they have to fit into
+# the 99 KiB that a program can have on the smallest of today's GPUs.
+_BLOCK_BYTES = 16 << 10
+
+
+def _block(dim_block: int, itemsize: int) -> int:
+    """Positions that are taken in at a time."""
+    return max(_LEAST_DOT, min(_MOST_BLOCK, _BLOCK_BYTES // (dim_block * itemsize)))
 
 
 @triton.jit
@@ -199,7 +207,7 @@ def decode_attention(
         dim=dim,
         dim_block=dim_block,
         split_size=_SPLIT,
-        block=_BLOCK,
+        block=_block(dim_block, keys.element_size()),
     )
     _merge[(batch * heads,)](
         sums,
