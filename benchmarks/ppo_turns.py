@@ -63,10 +63,14 @@ def read(command: list[str], file: Path) -> Any:
 
 
 def one_round(
-    trl: str, directory: Path, results: dict[str, dict[str, list[Any]]], left_out: list[str]
+    trl: str,
+    directory: Path,
+    results: dict[str, dict[str, list[Any]]],
+    works: list[Work],
+    left_out: list[str],
 ) -> None:
-    """Run every case once, but for the variants left out."""
-    for number, work in enumerate(WORKS):
+    """Run every case of these works once, but for the variants left out."""
+    for number, work in enumerate(works):
         models = directory / str(number)
         found = results.setdefault(work.name, {})
         for name, more in work.variants.items():
@@ -94,14 +98,19 @@ def main() -> None:
         choices=[*VARIANTS],
         help="bfloat16, say, which takes minutes a step on a processor without it; can be repeated",
     )
+    names = [work.name for work in WORKS]
+    parser.add_argument(
+        "--only", action="append", choices=names, help="one work; can be repeated; default: all"
+    )
     options = parser.parse_args()
+    works = [work for work in WORKS if work.name in (options.only or names)]
     results: dict[str, dict[str, list[Any]]] = {}
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            one_round(options.trl, Path(directory), results, options.leave_out)
+            one_round(options.trl, Path(directory), results, works, options.leave_out)
             if options.json:
                 options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

@@ -40,7 +40,8 @@ def rewritten(source: str) -> str:
 
 
 def build(directory: Path) -> None:
-    """Compiles them."""
+    """Compiles them into a new directory."""
+    directory.mkdir()
     for source in [*_ROOT.glob("csrc/cuda/*.cu*"), _HERE / "faulty.cu"]:
         suffix = ".cpp" if source.suffix == ".cu" else source.suffix
         (directory / f"{source.stem}{suffix}").write_text(rewritten(source.read_text()))

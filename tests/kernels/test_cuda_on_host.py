@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -42,11 +43,11 @@ HOW = [(1.0, 0, 1.0), (0.7, 50, 1.0), (1.3, 0, 0.9), (1.0, 40, 0.5), (0.0, 0, 1.
 
 @pytest.fixture(scope="session")
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """Compiled once for all of pytest's processes."""
-    directory = tmp_path_factory.getbasetemp().parent / "cuda_on_host"
+    """Compiled once a session, for all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cuda_on_host"
     with FileLock(f"{directory}.lock"):
         if not directory.exists():
-            directory.mkdir()
             build(directory)
     return load(directory)
 
@@ -238,8 +239,10 @@ def test_threads_that_do_not_wait_for_each_other_are_noticed(module: ModuleType)
     module.configure("yes", True)
 
 
-def test_a_shuffle_that_a_lane_misses_is_an_error_and_no_hang(module: ModuleType) -> None:
+def test_a_kernel_that_would_hang_is_an_error(module: ModuleType) -> None:
+    """A shuffle that a lane misses, and a loop without an end."""
     x = torch.ones(64)
     assert module.run_shuffle_of_one_lane(x.data_ptr()) == (
         "threads wait for others that do not come"
     )
+    assert module.run_no_end(x.data_ptr()) == "a kernel does not end"

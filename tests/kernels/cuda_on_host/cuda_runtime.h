@@ -33,7 +33,12 @@ struct dim3 {
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-enum cudaError_t { cudaSuccess, cudaErrorCooperativeLaunchTooLarge, cudaErrorDeadlock };
+enum cudaError_t {
+    cudaSuccess,
+    cudaErrorCooperativeLaunchTooLarge,
+    cudaErrorDeadlock,
+    cudaErrorEndless
+};
 enum cudaDeviceAttr { cudaDevAttrCooperativeLaunch, cudaDevAttrMultiProcessorCount };
 using cudaStream_t = void*;
 
@@ -47,6 +52,7 @@ inline cudaError_t error = cudaSuccess;
 
 constexpr int kWarpSize = 32;
 constexpr std::size_t kStack = 64 << 10;
+constexpr std::uint64_t kMostSteps = 10'000'000;  // Of a block, ten times what any kernel takes.
 constexpr std::size_t kMostBytes = 48 << 10;  // Of dynamic shared memory, as a device's default.
 
 // Threads that have to be somewhere together before any goes on.
@@ -82,6 +88,7 @@ struct Grid {
     Fiber* running = nullptr;
     jmp_buf scheduler;
     std::uint64_t steps = 0;  // Arrivals and ends: a round without one is a deadlock.
+    std::uint64_t most_steps = 0;
 };
 
 inline Grid* grid = nullptr;
@@ -158,7 +165,7 @@ inline std::size_t run_warp(std::size_t warp) {
             resume(fiber);
             if (fiber.finished) ++ended;
         }
-    } while (grid->steps != before);
+    } while (grid->steps != before && grid->steps < grid->most_steps);
     return ended;
 }
 
@@ -169,6 +176,7 @@ inline void run_blocks(unsigned first, unsigned last, std::size_t bytes,
     if (threads % kWarpSize != 0) std::abort();  // no kernel here has a part of a warp
     Grid now;
     now.first = first;
+    now.most_steps = kMostSteps * count;
     now.kernel = kernel;
     now.all.expected = threads * count;
     now.blocks.resize(count);
@@ -192,10 +200,9 @@ inline void run_blocks(unsigned first, unsigned last, std::size_t bytes,
         for (std::size_t i = 0; i < warps; ++i) {
             left -= run_warp(upwards ? i : warps - 1 - i);
         }
-        if (now.steps == before) {
-            error = cudaErrorDeadlock;
-            break;
-        }
+        if (now.steps == before) error = cudaErrorDeadlock;
+        if (now.steps >= now.most_steps) error = cudaErrorEndless;
+        if (error != cudaSuccess) break;
     }
     grid = nullptr;
 }
@@ -314,7 +321,8 @@ inline cudaError_t cudaGetLastError() {
     return last;
 }
 inline const char* cudaGetErrorString(cudaError_t status) {
-    return status == cudaErrorDeadlock ? "threads wait for others that do not come" : "refused";
+    if (status == cudaErrorDeadlock) return "threads wait for others that do not come";
+    return status == cudaErrorEndless ? "a kernel does not end" : "refused";
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     *value = attribute == cudaDevAttrCooperativeLaunch ? host::cooperative != "no" : 1;

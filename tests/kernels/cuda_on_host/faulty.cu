@@ -23,18 +23,30 @@ __global__ void shuffle_of_one_lane(float* x) {
     if (threadIdx.x == 0) x[0] = __shfl_down_sync(0xffffffffu, x[0], 1);
 }
 
+__global__ void no_end(float* x) {
+    while (x[0] > 0.0f) __syncthreads();
+}
+
+const char* text_of(cudaError_t status) {
+    return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
 }  // namespace
 
 const char* run_turned_around(std::uintptr_t x, bool meets) {
     const Turned a = {reinterpret_cast<float*>(x), meets};
     turned_around<<<1, kThreads, 0, nullptr>>>(a);
-    const cudaError_t status = cudaGetLastError();
-    return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+    return text_of(cudaGetLastError());
 }
 
 const char* run_shuffle_of_one_lane(std::uintptr_t address) {
     auto* x = reinterpret_cast<float*>(address);
     shuffle_of_one_lane<<<1, kThreads, 0, nullptr>>>(x);
-    const cudaError_t status = cudaGetLastError();
-    return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+    return text_of(cudaGetLastError());
+}
+
+const char* run_no_end(std::uintptr_t address) {
+    auto* x = reinterpret_cast<float*>(address);
+    no_end<<<1, kThreads, 0, nullptr>>>(x);
+    return text_of(cudaGetLastError());
 }

@@ -17,6 +17,7 @@ const CpuKernels* cpu_kernels(const char*) { return nullptr; }
 // faulty.cu
 const char* run_turned_around(std::uintptr_t x, bool meets);
 const char* run_shuffle_of_one_lane(std::uintptr_t address);
+const char* run_no_end(std::uintptr_t address);
 
 PYBIND11_MODULE(cuda_on_host, module) {
     fairlead::bindings::bind_gae(module);
@@ -27,6 +28,7 @@ PYBIND11_MODULE(cuda_on_host, module) {
     fairlead::bindings::bind_whiten(module);
     module.def("run_turned_around", &run_turned_around);
     module.def("run_shuffle_of_one_lane", &run_shuffle_of_one_lane);
+    module.def("run_no_end", &run_no_end);
     module.def("configure", [](const std::string& cooperative, bool upwards) {
         host::cooperative = cooperative;
         host::upwards = upwards;
