@@ -198,6 +198,17 @@ def test_draws_what_the_reference_draws(host: Any, how: tuple[Any, ...], count: 
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("upwards", [True, False])
+def test_draws_from_more_chunks_than_a_warp_has_lanes(host: Any, upwards: bool) -> None:
+    host.configure("yes", upwards)
+    logits, u = normal(30, 40 * CHUNK + 5) * 2, keys(30)
+    ours = sample(logits, u, impl="cpp")
+    reference = sample(logits, u, impl="reference")
+    assert_draws_agree(ours[0], reference[0], logits, u, 1.0, 0, 1.0)
+    for a, b in zip(ours[1:], reference[1:], strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("vocabulary", [1, 2, 33, CHUNK + 1])
 def test_edge_cases_agree_with_the_reference(
