@@ -185,12 +185,15 @@ class TorchOp:
             The implementation on it, as `register_implementation` takes it.
         """
         operation = self._added(name, launch)
-        if self.gradient is not None and launch_gradient is not None and self.backward is not None:
+        backward = self.backward
+        if backward is not None and self.gradient is not None:
+            if launch_gradient is None:
+                raise TypeError(f"{name}: the kernel of its gradient is missing")
             gradient = self.gradient._added(f"{name}_backward", launch_gradient)
             gradient.refuse_second_derivative(of=name)
-            operation.differentiate(partial(self.backward, gradient), self.setup_context)
-        elif self.backward is not None:
-            operation.differentiate(self.backward, self.setup_context)
+            backward = partial(backward, gradient)
+        if backward is not None:
+            operation.differentiate(backward, self.setup_context)
         return partial(self.call, operation)
 
     def _added(self, name: str, launch: Callable[..., Any]) -> Operation:
