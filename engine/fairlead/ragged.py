@@ -3,6 +3,8 @@
 Everything in a transformer but attention treats each token by itself, so the row needs no padding
 there. Attention keeps the sequences apart. Where each one begins is told to it in the place of the
 mask, as whole numbers: transformers hands a mask of four dimensions on as it is.
+
+Behind its attention the last layer needs no more than the positions that are asked for.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from transformers.masking_utils import sdpa_mask
 
 from fairlead.attention import CHANGES_SCORES
 from fairlead.data import segment_attention
+from fairlead.last_layer import heard, is_told, take, tell, use_last_layer
 from fairlead.linear import ROUND
 from fairlead_kernels import ragged_attention
 
 RAGGED = "fairlead_ragged"
+
+_FEWER = 7 / 8
+"""Of the positions, at most: to take some and to put them back costs time too."""
 
 _SEES_SO_FAR = ("sliding_window", "attention_chunk_size")
 
@@ -31,15 +37,21 @@ def use_ragged(model: Any) -> None:
     Asking the model once is surer than a list of families: some take positions from elsewhere, or
     carry a state from token to token.
     """
-    model._ragged = False
+    model._ragged = model._keeps_some = False
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return
     AttentionInterface.register(RAGGED, attend)
     AttentionMaskInterface.register(RAGGED, sdpa_mask)
     model.set_attn_implementation(RAGGED)
-    model._ragged = _same(model)
+    model._ragged = _same(model, [[True, True, False], [True, True, True]])
     if not model._ragged:
         model.set_attn_implementation("sdpa")
+        return
+    undo = use_last_layer(model, RAGGED, attend)
+    model._keeps_some = undo is not None
+    if undo is not None and not _same(model, [[False, True, False], [False, False, True]]):
+        model._keeps_some = False
+        undo()
 
 
 def takes_ragged(model: Any, longest: int) -> bool:
@@ -67,14 +79,23 @@ def ragged_hidden_states(model: Any, tokens: Tensor, lengths: Tensor, where: Ten
     place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     run = _rounded_up(place < lengths[:, None])
     offsets = nn.functional.pad(run.sum(1).cumsum(0), (1, 0))
+    marked = where[run]
+    kept = _kept(marked) if model._keeps_some else marked.new_zeros(0, dtype=torch.int64)
     output = model.base_model(
         input_ids=tokens[run][None],
         position_ids=place[run][None],
-        attention_mask=offsets.expand(1, 1, tokens.shape[1], -1),
+        attention_mask=tell(offsets, tokens.shape[1], kept),
         use_cache=False,
     )
-    hidden: Tensor = output.last_hidden_state.squeeze(0)
-    return hidden[where[run]]
+    return take(output.last_hidden_state, marked.nonzero().squeeze(1)).squeeze(0)
+
+
+def _kept(marked: Tensor) -> Tensor:
+    """Return the positions that the last layer is to go on with; none where it is to with all."""
+    for chosen in (_rounded_up(marked), marked):
+        if int(chosen.sum()) <= _FEWER * len(marked):
+            return chosen.nonzero().squeeze(1)
+    return marked.new_zeros(0, dtype=torch.int64)
 
 
 def _rounded_up(counts: Tensor) -> Tensor:
@@ -104,8 +125,7 @@ def attend(
         query: ``[B, H, S, D]``; of a row of many sequences ``[1, H, N, D]``.
         key: As the query, with as many heads or a divisor of them.
         value: As the key.
-        attention_mask: A mask, or where the row's sequences begin: ``[1, 1, S, B + 1]`` int64, the
-            offsets of `ragged_attention` repeated S times, S the length of the longest.
+        attention_mask: A mask, or what `tell` returns of a row of many sequences.
         dropout: Share of the attention weights to drop.
         scaling: Of the scores.
         more: What transformers passes besides.
@@ -113,13 +133,13 @@ def attend(
     Returns:
         ``[B, S, H, D]``, of a row ``[1, N, H, D]``; and None.
     """
-    if attention_mask is None or attention_mask.dtype != torch.int64:
+    if attention_mask is None or not is_told(attention_mask):
         out = _padded(module, query, key, value, attention_mask, dropout, scaling, **more)
         return out, None
     for name in CHANGES_SCORES:
         if more.get(name) is not None:
             raise NotImplementedError(f"rows of many sequences with this model's {name}")
-    offsets, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
+    offsets, longest, _ = heard(attention_mask)
     if dropout:  # of a family whose name for it `set_dropout` does not know
         at = torch.arange(query.shape[2], device=query.device)
         mask = segment_attention(torch.searchsorted(offsets.contiguous(), at, right=True)[None])
@@ -165,11 +185,11 @@ def _padded(
 
 
 @torch.no_grad()
-def _same(model: Any) -> bool:
-    """Ask the model for two short sequences, padded and as one row."""
+def _same(model: Any, asked: list[list[bool]]) -> bool:
+    """Ask the model for positions of two short sequences, padded and as one row."""
     lengths = torch.tensor([2, 3], device=model.device)
     tokens = torch.arange(6, device=model.device).view(2, 3) % model.config.vocab_size
-    where = torch.tensor([[True, True, False], [True, True, True]], device=model.device)
+    where = torch.tensor(asked, device=model.device)
     training = model.training
     model.eval()
     try:

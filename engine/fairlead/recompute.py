@@ -7,6 +7,7 @@ layers are told here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fairlead.errors import ConfigError
+
+_RECOMPUTES = "_fairlead_recomputes"
+"""Of a class made here: the class whose forward pass is run again."""
 
 _CACHES = ("past_key_values", "layer_past")
 
@@ -60,4 +64,16 @@ def _recomputed(kind: Any) -> Any:
             preserve_rng_state=self.training,
         )
 
-    return type(kind.__name__, (kind,), {"forward": forward})
+    return type(kind.__name__, (kind,), {"forward": forward, _RECOMPUTES: kind})
+
+
+def recast(layer: nn.Module, change: Callable[[Any], Any]) -> None:
+    """Give a layer another class of the same parameters, so that recomputation runs that.
+
+    Args:
+        layer: Any module.
+        change: From its class to the other.
+    """
+    kind = type(layer)
+    inner = kind.__dict__.get(_RECOMPUTES)
+    layer.__class__ = change(kind) if inner is None else _recomputed(change(inner))
