@@ -54,7 +54,16 @@ class Implementation:
         if self.owner == OWN:
             return self.available() or self.supports(*args, **kwargs)
         try:
-            return self.available() or self.supports(*args, **kwargs)
+            for asked, given in ((self.available, ((), {})), (self.supports, (args, kwargs))):
+                answer: object = asked(*given[0], **given[1])
+                if isinstance(answer, str) and answer:
+                    return answer
+                if answer is not None:
+                    return (
+                        f"{self.owner} says {answer!r} where it is asked for None or the reason "
+                        "why it cannot run, in words"
+                    )
+            return None
         except Exception as error:  # a plugin's own: it must not take the others with it
             return f"asking {self.owner} whether it can run raised {type(error).__name__}: {error}"
 

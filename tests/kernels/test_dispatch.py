@@ -43,6 +43,17 @@ def test_auto_falls_to_the_reference_when_nothing_else_supports_the_input():
     assert registry.call("double", "auto", torch.ones(2))[0] == "picky"
 
 
+@pytest.mark.parametrize("asked", ["available", "supports"])
+@pytest.mark.parametrize("answer", [True, False, "", 0])
+def test_an_answer_that_is_neither_none_nor_a_reason_is_said_to_be_so(asked, answer):
+    """Whether True means that it can run or that it cannot is not guessed."""
+    registry = make_registry()
+    add(registry, "vague", priority=20, owner="plugin 'p'", **{asked: lambda *_: answer})
+    assert registry.call("double", "auto", torch.ones(1))[0] == "reference"
+    with pytest.raises(KernelError, match=f"plugin 'p' says {answer!r} where it is asked for None"):
+        registry.call("double", "vague", torch.ones(1))
+
+
 def test_equal_priorities_go_to_the_one_registered_first():
     registry = make_registry()
     add(registry, "zebra")
