@@ -45,7 +45,8 @@ def launch_of(operation: Any, args: Sequence[Any]) -> Callable[..., Any] | None:
     return launch if check(*args) is None else None
 
 
-_FLOATS = (float, type(None))
+_PLAIN = {"float": float, "int": int, "bool": bool}
+"""What torch makes of a number, by the type in the schema."""
 
 
 class Operation:
@@ -60,18 +61,22 @@ class Operation:
         self._launch = launch
         self._through_torch = getattr(getattr(torch.ops, OWN), name)
         arguments = self._through_torch.default._schema.arguments
-        self._floats = [i for i, one in enumerate(arguments) if "float" in str(one.type)]
+        kinds = [str(one.type).removeprefix("Optional[").rstrip("]") for one in arguments]
+        self._numbers = [
+            (i, (_PLAIN[kind], type(None))) for i, kind in enumerate(kinds) if kind in _PLAIN
+        ]
         self._function: Any = None  # the torch.autograd.Function, of one that has a gradient
 
     def __call__(self, *args: Any) -> Any:
         """Runs it."""
-        # Torch makes a float of what is meant as one; to Triton a whole number is something else.
-        if not _unobserved() or not all(type(args[i]) in _FLOATS for i in self._floats):
+        # Torch makes a float of what is meant as one, and refuses what is not: to Triton a whole
+        # number is something else.
+        if not _unobserved() or not all(type(args[i]) in kinds for i, kinds in self._numbers):
             return self._through_torch(*args)
         gradient = False
         for one in args:
             if isinstance(one, Tensor):
-                if type(one) not in (Tensor, nn.Parameter) or one.is_meta:
+                if not _is_plain(one):
                     return self._through_torch(*args)
                 gradient = gradient or one.requires_grad
         if not gradient or not torch.is_grad_enabled():
@@ -95,7 +100,10 @@ class Operation:
                 setup_context(ctx, args, results)
             return results
 
-        methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        def plain_backward(ctx: Any, *grads: Any) -> Any:  # a compiler takes no partial
+            return backward(ctx, *grads)
+
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(plain_backward)}
         self._function = type(self._name, (torch.autograd.Function,), methods)
 
     def refuse_second_derivative(self, of: str) -> None:
@@ -109,6 +117,17 @@ class Operation:
             raise RuntimeError(f"{of} has no second derivative; impl='reference' has one")
 
         self.differentiate(backward, None)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are those in its memory."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and not tensor.is_meta
+        and not tensor.is_neg()  # part of a conjugate: they are stored with the other sign
+        # Of gradients in a batch, by a vmap that is older than torch.func.
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    )
 
 
 def _unobserved() -> bool:
@@ -184,11 +203,12 @@ class TorchOp:
         Returns:
             The implementation on it, as `register_implementation` takes it.
         """
+        if (launch_gradient is None) != (self.gradient is None):
+            problem = "is missing" if self.gradient else "was given, and it has none"
+            raise TypeError(f"{name}: the kernel of its gradient {problem}")
         operation = self._added(name, launch)
         backward = self.backward
-        if backward is not None and self.gradient is not None:
-            if launch_gradient is None:
-                raise TypeError(f"{name}: the kernel of its gradient is missing")
+        if backward is not None and self.gradient is not None and launch_gradient is not None:
             gradient = self.gradient._added(f"{name}_backward", launch_gradient)
             gradient.refuse_second_derivative(of=name)
             backward = partial(backward, gradient)

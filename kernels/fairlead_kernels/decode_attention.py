@@ -221,6 +221,11 @@ registry.define(_OP, _reference, _probe)
 _WIDEST_FLOAT32 = 128
 
 
+LARGEST_GROUP = 8 << 10
+"""Bytes of the queries that share keys, to Triton: a program takes them in at once, with sums of as
+many numbers in float32."""
+
+
 def _triton_supports(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float
 ) -> str | None:
@@ -231,6 +236,12 @@ def _triton_supports(
         return (
             f"float32 heads of more than {_WIDEST_FLOAT32} numbers that share keys do not fit into "
             "a GPU's shared memory"
+        )
+    group = query.shape[1] // keys.shape[1]
+    if grouped and group * query.shape[2] * query.element_size() > LARGEST_GROUP:
+        return (
+            f"{group} heads of {query.shape[2]} numbers that share keys do not fit into a GPU's "
+            "shared memory"
         )
     if INTERPRETED and query.dtype == torch.bfloat16:
         return "triton's interpreter neither multiplies matrices of bfloat16 nor rounds to it"

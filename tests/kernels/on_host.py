@@ -17,7 +17,7 @@ import pybind11
 from torch import Tensor
 
 _HERE = Path(__file__).parent / "cuda_on_host"
-_LIBRARY = "cuda_on_host.so"
+LIBRARY = "cuda_on_host.so"
 _ROOT = Path(__file__).parents[2]
 _LAUNCH = re.compile(r"(\w+(?:<\w+>)?)\s*<<<(.*?)>>>\((\w+)\);", re.DOTALL)
 _MEETING = re.compile(r"cudaLaunchCooperativeKernel\(reinterpret_cast<const void\*>\((\w+)\),")
@@ -40,13 +40,14 @@ def rewritten(source: str) -> str:
 
 
 def build(directory: Path) -> None:
-    """Compiles them into a new directory."""
-    directory.mkdir()
+    """Compiles them into a directory."""
+    directory.mkdir(exist_ok=True)
     for source in [*_ROOT.glob("csrc/cuda/*.cu*"), _HERE / "faulty.cu"]:
         suffix = ".cpp" if source.suffix == ".cu" else source.suffix
         (directory / f"{source.stem}{suffix}").write_text(rewritten(source.read_text()))
     includes = [_HERE, directory, _ROOT / "csrc/include", _ROOT / "csrc/bindings"]
     flags = ["-std=c++17", "-fPIC", "-march=native", "-DFAIRLEAD_WITH_CUDA", "-Wno-unknown-pragmas"]
+    flags += ["-U_FORTIFY_SOURCE"]  # it takes the jump from a fiber to another for a fault
     flags += [f"-I{one}" for one in (*includes, pybind11.get_include())]
     flags += [f"-I{sysconfig.get_path('include')}"]
     # As nvcc does by default, a product and a sum become one operation.
@@ -58,12 +59,12 @@ def build(directory: Path) -> None:
     ):
         objects.append(str(directory / f"{source.stem}.o"))
         _run(*options, "-c", str(source), "-o", objects[-1])
-    _run("-shared", *objects, "-o", str(directory / _LIBRARY))
+    _run("-shared", *objects, "-o", str(directory / LIBRARY))
 
 
 def load(directory: Path) -> ModuleType:
     """Imports them; `NAME_cuda` takes addresses of the host."""
-    spec = importlib.util.spec_from_file_location("cuda_on_host", directory / _LIBRARY)
+    spec = importlib.util.spec_from_file_location("cuda_on_host", directory / LIBRARY)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from cases import ODD_ROWS, needs_native, normal, prefix_mask
 from filelock import FileLock
-from on_host import COMPILER, build, caller, load
+from on_host import COMPILER, LIBRARY, build, caller, load
 from sampling import LARGEST_U, assert_draws_agree, u_of
 from tolerances import assert_within_error_rule
 from torch import Tensor
@@ -47,7 +47,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     base = tmp_path_factory.getbasetemp()
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cuda_on_host"
     with FileLock(f"{directory}.lock"):
-        if not directory.exists():
+        if not (directory / LIBRARY).exists():
             build(directory)
     return load(directory)
 

@@ -287,6 +287,14 @@ def test_no_address_leaves_python_unchecked():
 
 
 @needs_native
+@needs_interpreter
+@pytest.mark.parametrize(("heads", "dim"), [(48, 128), (71, 64)])
+def test_more_heads_than_fit_into_a_gpu_are_refused_by_triton(heads: int, dim: int) -> None:
+    """StarCoder's and Falcon's: in float32 48 x 128 x 4 = 24 KiB, 71 x 64 x 4 = 17.75 KiB."""
+    with pytest.raises(KernelError, match=f"{heads} heads of {dim} numbers that share keys"):
+        decode_attention(*case(1, heads, 1, 5, dim), 1.0, impl="triton")
+
+
 def test_auto_takes_cpp_and_a_refused_implementation_is_named():
     rows = {r.impl: r for r in list_implementations() if r.op == "decode_attention"}
     assert rows["cpp"].auto

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import needs_native, normal
@@ -101,22 +102,91 @@ def scaled(launch: Callable[..., Any], **more: Any) -> Callable[..., Any]:
 def test_values_and_gradients_are_those_of_the_call_through_torch(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through: list[bool] = []
+    asked: list[bool] = []
     real = _torch_op._unobserved
-    found = []
+    found, made = [], []
     for straight in (True, False):
-        monkeypatch.setattr(_torch_op, "_unobserved", lambda straight=straight: straight and real())
-        with dispatches() if not straight else torch.enable_grad() as seen:
-            leaf = normal(3, 5).requires_grad_()
-            values = CALLS[name](leaf)
-            values.sum().backward()
-            with torch.no_grad():
-                found.append((values.detach(), leaf.grad, CALLS[name](leaf)))
-        through.append(bool(seen))
-    assert through == [False, True]
+
+        def unobserved(straight: bool = straight) -> bool:
+            asked.append(straight and real())
+            return asked[-1]
+
+        monkeypatch.setattr(_torch_op, "_unobserved", unobserved)
+        leaf = normal(3, 5).requires_grad_()
+        values = CALLS[name](leaf)
+        made.append(_functions(values))
+        values.sum().backward()
+        with torch.no_grad():
+            found.append((values.detach(), leaf.grad, CALLS[name](leaf)))
+    assert set(asked) == {True, False}
+    # Torch calls the node of an operation's gradient Generated.
+    assert [any(one.startswith("Generated") for one in names) for names in made] == [False, True]
     for ours, theirs in zip(*found, strict=True):
         assert torch.equal(ours, theirs)  # type: ignore[arg-type]
     assert bool(found[0][1].any())  # type: ignore[union-attr]
+
+
+def _functions(result: Tensor) -> set[str]:
+    """The names of what a gradient goes through."""
+    found, left = set(), [result.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None:
+            found.add(node.name())
+            left += [one for one, _ in node.next_functions]
+    return found
+
+
+@needs_native
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_in_a_batch_go_through_torch(name: str) -> None:
+    """An older vmap: what it hands over is a plain tensor to look at, without memory."""
+    leaf = normal(3, 5).requires_grad_()
+    values = CALLS[name](leaf)
+    batch = torch.stack([torch.full_like(values, factor) for factor in (1.0, 2.0)])
+    (once,) = torch.autograd.grad(values, leaf, batch[0], retain_graph=True)
+    (both,) = torch.autograd.grad(values, leaf, batch, is_grads_batched=True)
+    torch.testing.assert_close(both, torch.stack([once, 2 * once]), atol=1e-5, rtol=1e-5)
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["gelu", "token_logprobs", "linear_logprobs", "ppo_policy_loss"])
+def test_a_gradient_is_compiled_where_the_forward_pass_was_not(name: str) -> None:
+    leaf = normal(3, 5).requires_grad_()
+    (expected,) = torch.autograd.grad(CALLS[name](leaf).sum(), leaf)
+    loss = CALLS[name](leaf).sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward()
+    assert torch.equal(leaf.grad, expected)  # type: ignore[arg-type]
+
+
+@needs_native
+def test_what_is_stored_with_the_other_sign_is_not_read_as_it_lies() -> None:
+    """The imaginary part of a conjugate is a view of the other numbers."""
+    x = torch.randn(1, 1, dtype=torch.cfloat, generator=torch.Generator().manual_seed(0))
+    turned = x.conj().imag
+    assert turned.is_neg()
+    assert turned.is_contiguous()
+    assert torch.equal(kernels.gelu(turned, impl="cpp"), kernels.gelu(-x.imag, impl="cpp"))
+
+
+@pytest.mark.parametrize(("of_its_own", "given"), [(True, False), (False, True)])
+def test_a_gradient_without_its_kernel_or_a_kernel_without_gradient_is_an_error(
+    of_its_own: bool, given: bool
+) -> None:
+    inner = TorchOp("(Tensor g) -> Tensor", torch.empty_like, lambda g: None)
+    operation = TorchOp(
+        "(Tensor x) -> Tensor",
+        torch.empty_like,
+        lambda x: None,
+        backward=lambda run, ctx, grad: run(grad),
+        gradient=inner if of_its_own else None,
+    )
+    name = f"halved_{next(NUMBERS)}"
+    with pytest.raises(TypeError, match=f"{name}: the kernel of its gradient"):
+        operation.define(name, torch.clone, torch.clone if given else None)
+    assert not hasattr(torch.ops.fairlead_kernels, name)  # nothing was added
 
 
 @needs_native
@@ -160,6 +230,23 @@ def test_a_kernel_is_given_floats_where_it_takes_floats() -> None:
     for factor in (2.0, 2, True, torch.tensor(2.0)):
         run(torch.ones(2), factor)
     assert [type(one) for one in given] == [float] * 4
+
+
+def test_whole_numbers_and_truth_values_are_given_as_such_or_refused() -> None:
+    given: list[Any] = []
+    operation = TorchOp(
+        "(Tensor x, int count, bool wanted) -> Tensor",
+        lambda x, *_: torch.empty_like(x),
+        lambda *_: None,
+    )
+    run = operation.define(
+        f"counted_{next(NUMBERS)}", lambda x, *more: given.extend(more) or x.clone()
+    )
+    run(torch.ones(2), 3, True)
+    run(torch.ones(2), np.int64(3), 1)
+    assert [type(one) for one in given] == [int, bool] * 2
+    with pytest.raises(RuntimeError, match="count"):
+        run(torch.ones(2), 3.0, True)
 
 
 def test_a_gradient_is_asked_for_only_where_one_is_wanted() -> None:
