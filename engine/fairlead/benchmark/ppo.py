@@ -122,7 +122,9 @@ def step_flops(case: PpoCase, response_tokens: float) -> float:
     Two a weight and token for a forward pass, four more for its gradient. Generation and the
     passes for reference, value and reward are one forward each, old log-probs one more unless
     reused; policy and value are trained. The heads, which run on some positions only, are counted
-    for response tokens; attention's own products are left out, so that this is a lower bound.
+    for response tokens; attention's own products are left out. Every layer is counted for all
+    tokens, though the last one goes on with some of them (`fairlead.last_layer`): what is run may
+    be less than this by most of a layer.
     """
     head = case.size.vocabulary * case.size.hidden
     body = parameters(case.size) - head
