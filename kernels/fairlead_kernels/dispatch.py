@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,8 +55,8 @@ class Implementation:
         if self.owner == OWN:
             return self.available() or self.supports(*args, **kwargs)
         try:
-            for asked, given in ((self.available, ((), {})), (self.supports, (args, kwargs))):
-                answer: object = asked(*given[0], **given[1])
+            for ask in (self.available, partial(self.supports, *args, **kwargs)):
+                answer: object = ask()
                 if isinstance(answer, str) and answer:
                     return answer
                 if answer is not None:
